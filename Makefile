@@ -1,0 +1,24 @@
+# `make demo` and `make test` set up all they need in .venv; PYTHON names the interpreter to use.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/modeledit unlearn --class 3 --demo --force -o modeledit-out
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info modeledit-out

@@ -1,0 +1,179 @@
+"""Forget each class in turn, by each method, with default settings: the tables of the README.
+
+    python benchmarks/unlearning.py cifar10 --data folder:cifar10.zip --checkpoint FILE
+    python benchmarks/unlearning.py fashion-mnist --data idx:DIR --checkpoint FILE
+
+Every finished (method, class, seed) is appended to RESULTS/NAME.jsonl at once, so a run that was
+stopped goes on where it was; the table is written beside it as NAME.md. Strengths are chosen on
+validation images cut from the training data, all numbers are of the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import modeledit
+from modeledit.data import Data
+from modeledit.judging import Baseline
+from modeledit.models import LoadedModel
+from modeledit.pipeline import unlearn
+from modeledit.plugins import create
+from modeledit.runtime import Runtime
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Method:
+    """A scorer and an editor, with the options that differ from their defaults."""
+
+    scorer: str
+    editor: str
+    scorer_options: tuple[tuple[str, Any], ...] = ()
+    editor_options: tuple[tuple[str, Any], ...] = ()
+
+
+METHODS = {
+    "modeledit (default)": Method("stepwise-peps", "zero"),
+    "selective PEPS, one pass": Method("peps", "zero", (("selective", True),)),
+    "SSD": Method("ssd", "dampen"),
+    "magnitude": Method("magnitude", "zero"),
+    "random": Method("random", "zero"),
+}
+EPOCH = {"cifar10": 50_000, "fashion-mnist": 60_000}
+
+
+def load(name: str, data: str, checkpoint: Path, seed: int, limit: int | None) -> Baseline:
+    """The model and the data of a table, with the unedited network's answers to come."""
+    if name == "cifar10":
+        sys.path.insert(0, str(HERE.parent / "examples"))
+        import cifar_resnet
+
+        loaded: LoadedModel = modeledit.load_model(
+            "module:cifar_resnet:resnet18",
+            checkpoint,
+            mean=cifar_resnet.MEAN,
+            std=cifar_resnet.STD,
+            input_size=cifar_resnet.INPUT_SIZE,
+        )
+    else:
+        loaded = modeledit.load_model(
+            "timm:resnet18", checkpoint, mean=(0.2860,), std=(0.3530,), input_size=28
+        )
+    found: Data = modeledit.load_data(
+        data, loaded.preprocessing, num_classes=loaded.num_classes, seed=seed, limit=limit
+    )
+    return Baseline(loaded, found)
+
+
+def run(baseline: Baseline, method: Method, forget: int, seed: int) -> dict[str, Any]:
+    """One row: what came of forgetting one class, from the report."""
+    scorer = create("scorers", method.scorer, dict(method.scorer_options))
+    editor = create("editors", method.editor, dict(method.editor_options))
+    result = unlearn(
+        baseline.loaded,
+        baseline.data,
+        forget,
+        scorer=scorer,
+        editor=editor,
+        runtime=Runtime(batch_size=250, seed=seed),
+        baseline=baseline,
+    )
+    report = result.report.to_dict()
+    classifier = [row for row in report["edit"]["by_layer"] if row["layer"].startswith("fc.")]
+    return {
+        "class": baseline.data.class_names[forget],
+        "recall_before": report["before"]["forgotten_recall"],
+        "recall": report["after"]["forgotten_recall"],
+        "retain_before": report["before"]["retain"]["accuracy"],
+        "retain": report["after"]["retain"]["accuracy"],
+        "strength": report["edit"]["strength"],
+        "changed_weights": report["edit"]["changed_weights"],
+        "changed_fraction": report["edit"]["changed_fraction"],
+        "classifier_edited": bool(classifier),
+        "gates_passed": result.passed,
+        "cost": report["cost"],
+        "model": report["model"]["digest"],
+        "data": report["data"]["digest"],
+        "versions": report["versions"],
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+
+
+def table(rows: list[dict[str, Any]], epoch: int) -> Iterator[str]:
+    """Markdown: a summary by method, then every class of the default method."""
+    training = 30 * 3 * epoch  # forward-equivalents of a 30-epoch training
+    yield "| method | recall mean / worst | retain drop mean / worst | gates | score | search | s |"
+    yield "|---|---|---|---|---|---|---|"
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        recalls = [100 * row["recall"] for row in mine]
+        drops = [100 * (row["retain_before"] - row["retain"]) for row in mine]
+        share = [
+            100 * statistics.mean(row["cost"][stage]["passes"] for row in mine) / training
+            for stage in ("score", "search")
+        ]
+        seconds = statistics.mean(
+            sum(row["cost"][stage]["seconds"] for stage in ("score", "search", "edit"))
+            for row in mine
+        )
+        passed = sum(row["gates_passed"] for row in mine)
+        yield (
+            f"| {method} | {statistics.mean(recalls):.2f} / {max(recalls):.1f} % "
+            f"| {statistics.mean(drops):+.2f} / {max(drops):+.2f} | {passed} of {len(mine)} "
+            f"| {share[0]:.2f} % | {share[1]:.2f} % | {seconds:.0f} |"
+        )
+    yield ""
+    yield "| method | class | seed | recall | retain accuracy | weights changed |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        yield (
+            f"| {row['method']} | {row['class']} | {row['seed']} "
+            f"| {row['recall_before']:.3f} -> {row['recall']:.3f} "
+            f"| {row['retain_before']:.4f} -> {row['retain']:.4f} "
+            f"| {row['changed_weights']:,} ({100 * row['changed_fraction']:.2f} %) |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", choices=sorted(EPOCH))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--classes", nargs="+", type=int, default=list(range(10)))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--limit", type=int, help="images per split, for a trial run")
+    parser.add_argument("--name", help="of the result files; default: the data set's")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    chosen = parser.parse_args()
+    log = chosen.results / f"{chosen.name or chosen.dataset}.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {(row["method"], row["seed"], row["class"]) for row in rows}
+    for seed in chosen.seeds:
+        baseline = load(chosen.dataset, chosen.data, chosen.checkpoint, seed, chosen.limit)
+        for method in chosen.methods:
+            for forget in chosen.classes:
+                if (method, seed, baseline.data.class_names[forget]) in done:
+                    continue
+                row = run(baseline, METHODS[method], forget, seed)
+                rows.append({"method": method, "seed": seed, **row})
+                with log.open("a") as file:
+                    file.write(json.dumps(rows[-1], sort_keys=True) + "\n")
+                print(method, seed, row["class"], row["recall"], row["retain"], flush=True)
+    log.with_suffix(".md").write_text("\n".join(table(rows, EPOCH[chosen.dataset])) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""`modeledit edit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modeledit.errors import ModelEditError
+
+from . import inputs
+from .command import option, verb
+from .estimate import show_plan
+from .finish import Destination, finish
+from .options import FILE
+from .options_edit import Editing, Gates, editing_options, gate_options
+from .options_input import DataChoice, ModelChoice, data_options, model_options
+from .options_run import (
+    Printing,
+    Run,
+    Saving,
+    force_option,
+    printing_options,
+    run_options,
+    saving_options,
+)
+
+
+@verb("edit", "modeledit edit --scores scores.safetensors --demo --strength 0.003")
+@model_options
+@data_options
+@option(
+    "--scores",
+    type=FILE,
+    metavar="FILE",
+    required=True,
+    group="Editing",
+    help="What `modeledit score` wrote.",
+)
+@editing_options
+@gate_options
+@saving_options
+@printing_options
+@force_option
+@run_options
+def command(
+    scores: Path,
+    model: ModelChoice,
+    data: DataChoice,
+    editing: Editing,
+    gates: Gates,
+    saving: Saving,
+    printing: Printing,
+    force: bool,
+    run: Run,
+) -> int:
+    """Edit by scores made before: choose, apply, measure and write.
+
+    The target is the one the scores were made for.
+    """
+    inputs.check(model, data)
+    to = Destination(saving, printing, None, force)
+    to.check(inputs.paths(model, data, scores))
+    editor = inputs.editor(editing)
+    runtime = inputs.runtime(run, as_json=printing.as_json)
+
+    from modeledit import pipeline
+    from modeledit.checkpoint import load_scores
+
+    found = load_scores(scores)
+    network, images = inputs.load(model, data, run.seed)
+    if saving.dry_run:
+        if isinstance(editing.strength, str):
+            raise ModelEditError("--dry-run cannot tell what auto will choose: give a --strength")
+        planned = editor(found, editing.strength, network.module, images.train, runtime)
+        return show_plan(planned, printing, verbose=run.verbose)
+    result = pipeline.edit(
+        network,
+        images,
+        found,
+        editor=editor,
+        strength=editing.strength,
+        max_forget=gates.max_forget,
+        max_retain_drop=gates.max_retain_drop,
+        runtime=runtime,
+    )
+    return finish(result, to, verbose=run.verbose)

@@ -1,0 +1,165 @@
+"""How to score, how to edit, and what an edit must keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from .command import option
+from .options import Pairs, bundle
+from .params import KeyValue, Plugin, Share, Strength
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which scorer; `granularity` None leaves it to the scorer."""
+
+    scorer: str
+    scorer_arg: Pairs
+    granularity: str | None
+
+    def options(self) -> dict[str, Any]:
+        """The scorer's options by name."""
+        given = {} if self.granularity is None else {"granularity": self.granularity}
+        return {**dict(self.scorer_arg), **given}
+
+
+@dataclass(frozen=True)
+class Editing:
+    """Which editor and how much."""
+
+    editor: str
+    editor_arg: Pairs
+    strength: Any  # "auto", a fraction (float) or a count (int)
+    order: str
+    allocation: str
+
+    def options(self) -> dict[str, Any]:
+        """The editor's options by name."""
+        return {**dict(self.editor_arg), "order": self.order, "allocation": self.allocation}
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Limits an edit for class targets must keep, in 0..1."""
+
+    max_forget: float
+    max_retain_drop: float
+
+
+classes_option = option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="CLASS",
+    group="Editing",
+    help="Forget it, by number or name; repeat for several.",
+)
+
+
+scoring_options = bundle(
+    "scoring",
+    Scoring,
+    [
+        option(
+            "--scorer",
+            type=Plugin("scorers"),
+            metavar="NAME",
+            default="stepwise-peps",
+            show_default=True,
+            group="Scoring",
+            help="See `modeledit list scorers`.",
+        ),
+        option(
+            "--scorer-arg",
+            type=KeyValue(),
+            multiple=True,
+            group="Scoring",
+            help="An option of the scorer; repeatable.",
+        ),
+        option(
+            "--granularity",
+            type=click.Choice(["weight", "filter"]),
+            metavar="WHAT",
+            group="Scoring",
+            help="weight or filter; by default what the scorer prefers.",
+        ),
+    ],
+)
+
+
+editing_options = bundle(
+    "editing",
+    Editing,
+    [
+        option(
+            "--editor",
+            type=Plugin("editors"),
+            metavar="NAME",
+            default="zero",
+            show_default=True,
+            group="Editing",
+            help="See `modeledit list editors`.",
+        ),
+        option(
+            "--editor-arg",
+            type=KeyValue(),
+            multiple=True,
+            group="Editing",
+            help="An option of the editor; repeat for several.",
+        ),
+        option(
+            "--strength",
+            type=Strength(),
+            metavar="HOW",
+            default="auto",
+            show_default=True,
+            group="Editing",
+            help="auto, a fraction (0.003) or a count (30).",
+        ),
+        option(
+            "--order",
+            type=click.Choice(["highest", "lowest"]),
+            metavar="WHICH",
+            default="highest",
+            show_default=True,
+            group="Editing",
+            help="Scores edited first: highest or lowest.",
+        ),
+        option(
+            "--allocation",
+            type=click.Choice(["auto", "per-tensor", "global"]),
+            metavar="HOW",
+            default="auto",
+            show_default=True,
+            group="Editing",
+            help="Spread of the strength: auto, per-tensor or global.",
+        ),
+    ],
+)
+
+
+gate_options = bundle(
+    "gates",
+    Gates,
+    [
+        option(
+            "--max-forget",
+            type=Share(),
+            default=0.01,
+            show_default=True,
+            group="Gates",
+            help="Largest recall left of a forgotten class.",
+        ),
+        option(
+            "--max-retain-drop",
+            type=Share(),
+            default=0.01,
+            show_default=True,
+            group="Gates",
+            help="Largest loss of accuracy on all other classes.",
+        ),
+    ],
+)

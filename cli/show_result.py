@@ -1,0 +1,131 @@
+"""`unlearn` and `edit` for people: before and after, the plan, the search, the gates, the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from modeledit.report import ClassMetrics, GateResult, Measurement, Report, StageCost, Trial
+
+from .show import clean, percent, points, short
+from .show_measurement import NAME, heading, landings, notes, table, targets
+
+LAYERS = 5  # lines of the plan that are always shown
+
+
+def outcome(report: Report, *, verbose: bool) -> list[RenderableType]:
+    """Everything but what was written."""
+    parts: list[RenderableType] = [heading(report), ""]
+    if report.after is None or report.edit is None:
+        return parts
+    forgotten = targets(report)
+    parts += [comparison(report.before, report.after, forgotten)]
+    parts += [harmed(report.before, report.after, forgotten)]
+    if report.after.landings:
+        parts += [landings(report.after.landings)]
+    parts += ["", *plan(report, LAYERS if not verbose else len(report.edit.by_layer))]
+    if verbose and report.search:
+        parts += ["", frontier(report.search)]
+    parts += ["", *map(gate, report.gates)]
+    verdict = Text(f"verdict: {report.verdict}", style="bold")
+    parts += [verdict.append(f" ({clean(report.explanation)})", style="not bold"), ""]
+    return [*parts, Text(cost(report), style="dim"), *notes(report.notes)]
+
+
+def comparison(before: Measurement, after: Measurement, forgotten: set[int]) -> Table:
+    """The numbers that decide, with their change in points."""
+    made = table("test split", "before", "after", "change")
+    rows: list[tuple[str, float | None, float | None]] = []
+    for index in sorted(forgotten):
+        old, new = before.per_class[index], after.per_class[index]
+        name = short(old.name, NAME)
+        rows += [(f"forget {name}, recall", old.recall, new.recall)]
+        rows += [(f"forget {name}, F1", old.f1, new.f1)]
+    if before.retain is not None and after.retain is not None:
+        old_kept, new_kept = before.retain, after.retain
+        rows += [("retain, accuracy", old_kept.accuracy, new_kept.accuracy)]
+        rows += [("retain, macro-F1", old_kept.macro_f1, new_kept.macro_f1)]
+        rows += [("retain, calibration error", old_kept.ece, new_kept.ece)]
+    for label, was, now in rows:
+        change = None if was is None or now is None else now - was
+        made.add_row(label, percent(was), percent(now), points(change))
+    return made
+
+
+def harmed(before: Measurement, after: Measurement, forgotten: set[int]) -> Text:
+    """The retained class that lost most recall."""
+    pairs = [
+        (old, new)
+        for index, (old, new) in enumerate(zip(before.per_class, after.per_class, strict=True))
+        if index not in forgotten and old.support
+    ]
+    old, new = min(pairs, key=_gain)
+    if _gain((old, new)) >= 0:
+        return Text("no retained class lost recall")
+    change = f"{percent(old.recall)} to {percent(new.recall)}"
+    return Text(f"most harmed retained class: {short(old.name, NAME)}, recall {change}")
+
+
+def _gain(pair: tuple[ClassMetrics, ClassMetrics]) -> float:
+    return pair[1].recall - pair[0].recall
+
+
+def plan(report: Report, most: int) -> list[RenderableType]:
+    """What was changed, the layers with the most changes first."""
+    edit = report.edit
+    if edit is None:
+        return []
+    units = f" in {edit.changed_units:,} units" if edit.changed_units else ""
+    head = (
+        f"changed {edit.changed_weights:,} weights{units} ({100 * edit.changed_fraction:.3g} % of "
+        f"the model) by {edit.scorer} and {edit.editor}, strength {edit.strength:g}"
+    )
+    made = table("layer", "changed", "of", "share")
+    rows: Sequence[Mapping[str, Any]] = sorted(edit.by_layer, key=lambda row: -row["changed"])
+    for row in rows[:most]:
+        share = f"{100 * row['changed'] / row['total']:.3g} %"
+        made.add_row(short(row["layer"], 44), f"{row['changed']:,}", f"{row['total']:,}", share)
+    parts: list[RenderableType] = [Text(head), made]
+    if len(rows) > most:
+        parts.append(Text(f"and {len(rows) - most} more (all with --verbose)", style="dim"))
+    if edit.left_out_units:
+        parts.append(Text(f"{edit.left_out_units:,} units could not be pinned and were left out"))
+    return parts
+
+
+def frontier(trials: Sequence[Trial]) -> Table:
+    """Every strength that was tried, on the validation split."""
+    made = table("strength tried", "changed", "forget recall", "retain drop", "")
+    for trial in trials:
+        mark = "<- chosen" if trial.chosen else "" if trial.feasible else "over budget"
+        drop = f"{100 * trial.retain_drop:+.2f} ± {100 * trial.retain_drop_se:.2f}"
+        made.add_row(
+            f"{trial.strength:g}", f"{trial.changed_weights:,}", percent(trial.forget), drop, mark
+        )
+    return made
+
+
+def gate(result: GateResult) -> Text:
+    """One gate in words; the colour only repeats them."""
+    word, sign, colour = ("pass", "<=", "green") if result.passed else ("FAIL", ">", "red")
+    unit = "points" if "drop" in result.name else "%"
+    text = Text(word, style=f"bold {colour}")
+    numbers = f"{100 * result.value:.2f} {sign} {100 * result.limit:.2f} {unit}"
+    return text.append(f"  {clean(result.name)} {numbers}", style="not bold default")
+
+
+def cost(report: Report) -> str:
+    """Seconds and forward-equivalent images of each stage that ran."""
+    stages = ("score", "search", "edit", "evaluate")
+    parts = [_stage(name, getattr(report.cost, name)) for name in stages]
+    memory = f"peak memory {report.cost.peak_memory_mb:,.0f} MB"
+    return "; ".join([*filter(None, parts), memory]) + "\n(passes: forward-equivalent images)"
+
+
+def _stage(name: str, spent: StageCost) -> str:
+    passes = f", {spent.passes:,} passes" if spent.passes else ""
+    return f"{name} {spent.seconds:.1f} s{passes}" if spent.seconds or spent.passes else ""

@@ -1,0 +1,85 @@
+"""Score, edit and judge trained vision classifiers.
+
+The public names, loaded when first used: `import modeledit` imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modeledit.data import Data, Split, load_data
+    from modeledit.errors import ModelEditError
+    from modeledit.models import LoadedModel, load_model
+    from modeledit.pipeline import Result, measure, unlearn
+    from modeledit.report import Report
+    from modeledit.runtime import Runtime
+    from modeledit.surgery import apply
+    from modeledit.targets import Accuracy, ForgetClass
+    from modeledit.types import Change, EditPlan, Scores, Unit
+
+_HOME = {
+    "Accuracy": "targets",
+    "Change": "types",
+    "Data": "data",
+    "EditPlan": "types",
+    "ForgetClass": "targets",
+    "LoadedModel": "models",
+    "ModelEditError": "errors",
+    "Report": "report",
+    "Result": "pipeline",
+    "Runtime": "runtime",
+    "Scores": "types",
+    "Split": "data",
+    "Unit": "types",
+    "apply": "surgery",
+    "load_data": "data",
+    "load_model": "models",
+    "measure": "pipeline",
+    "unlearn": "pipeline",
+}
+
+__all__ = [
+    "Accuracy",
+    "Change",
+    "Data",
+    "EditPlan",
+    "ForgetClass",
+    "LoadedModel",
+    "ModelEditError",
+    "Report",
+    "Result",
+    "Runtime",
+    "Scores",
+    "Split",
+    "Unit",
+    "apply",
+    "load_data",
+    "load_model",
+    "measure",
+    "unlearn",
+    "versions",
+]
+
+try:
+    __version__ = version("modeledit")
+except PackageNotFoundError:  # running from a source tree that is not installed
+    __version__ = "0+unknown"
+
+
+def versions() -> dict[str, str]:
+    """Versions of modeledit and of the libraries whose numbers end up in a result."""
+    found = {name: version(name) for name in ("safetensors", "timm", "torch", "torchvision")}
+    return {"modeledit": __version__, **found}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'modeledit' has no attribute {name!r}")
+    return getattr(import_module(f"modeledit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,44 @@
+"""What a run takes: seconds and forward-equivalent images by stage, and the memory's peak."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from modeledit.report import Cost, StageCost
+from modeledit.runtime import Runtime
+
+
+class Clock:
+    """Times the stages of one run; a stage entered twice adds up."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._stages = dict.fromkeys(("score", "search", "edit", "evaluate"), StageCost(0.0, 0))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Runtime]:
+        """Runs a stage on a runtime whose meter starts at 0."""
+        metered = self.runtime.metered()
+        start = time.perf_counter()
+        yield metered
+        spent = self._stages[name]
+        self._stages[name] = replace(
+            spent,
+            seconds=spent.seconds + time.perf_counter() - start,
+            passes=spent.passes + round(metered.meter.images),
+        )
+
+    def cost(self) -> Cost:
+        """All stages so far."""
+        return Cost(**self._stages, peak_memory_mb=peak_memory_mb())
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

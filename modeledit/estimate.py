@@ -1,0 +1,82 @@
+"""What a run would take, before it is started: units, images, passes, seconds and memory."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from modeledit import search
+from modeledit.cost import peak_memory_mb
+from modeledit.data import Data
+from modeledit.judging import CACHE
+from modeledit.models import LoadedModel
+from modeledit.runtime import Runtime
+from modeledit.scorers import Scorer
+from modeledit.selection import Strength
+from modeledit.targets import ForgetClass
+from modeledit.units import survey
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Upper bounds, the seconds from one timed batch.
+
+    weights, units: editable ones. examples: images by split. passes: forward-equivalent images by
+    stage. by_layer: (tensor, entries, whether it may be edited).
+    """
+
+    weights: int
+    units: int
+    examples: Mapping[str, int]
+    passes: Mapping[str, int]
+    seconds: float
+    memory_mb: float
+    by_layer: tuple[tuple[str, int, bool], ...]
+
+
+def estimated(
+    loaded: LoadedModel,
+    data: Data,
+    target: ForgetClass,
+    scorer: Scorer,
+    strength: Strength | str,
+    runtime: Runtime,
+) -> Estimate:
+    """Run one batch forward and backward, and count the rest."""
+    anatomy = survey(loaded.module, data.train.example())
+    shown = int(target.mask(data.train.labels).sum())
+    trials = search.most_trials() if strength == "auto" else 0
+    passes = {
+        "score": scorer.passes(shown, len(data.train) - shown, len(anatomy.parameters)),
+        "search": (trials + 1) * len(data.validation) if trials else 0,
+        "evaluate": 2 * len(data.test),
+    }
+    parameters = dict(loaded.module.named_parameters())
+    return Estimate(
+        weights=sum(parameters[name].numel() for name in anatomy.parameters),
+        units=sum(layer.units for layer in anatomy.layers.values()),
+        examples={s.name: len(s) for s in (data.train, data.validation, data.test)},
+        passes=passes,
+        seconds=sum(passes.values()) * _seconds_per_pass(loaded, data, runtime),
+        memory_mb=peak_memory_mb() + CACHE / 1e6,
+        by_layer=tuple(
+            (name, p.numel(), name in anatomy.parameters) for name, p in parameters.items()
+        ),
+    )
+
+
+def _seconds_per_pass(loaded: LoadedModel, data: Data, runtime: Runtime) -> float:
+    """Of one image through the network, one way; the second of two batches is timed."""
+    work = copy.deepcopy(loaded.module).to(runtime.device).eval()
+    batch = next(data.train.batches(runtime))
+    for _ in range(2):
+        start = time.perf_counter()
+        loss = functional.cross_entropy(work(batch.images), batch.labels)
+        torch.autograd.grad(loss, list(work.parameters()), allow_unused=True)
+        seconds = time.perf_counter() - start
+    return seconds / (3 * len(batch.labels))

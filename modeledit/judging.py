@@ -1,0 +1,141 @@
+"""Judging an edit: the network before, the network read back from its file, and the report."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import nn
+
+import modeledit
+from modeledit.checkpoint import Staging, identity, read_state
+from modeledit.cost import Clock
+from modeledit.data import Data, Split
+from modeledit.editors import Editor
+from modeledit.eval.classes import summarise
+from modeledit.eval.gates import Limits, judge, verdict
+from modeledit.eval.predictions import Predictions, predict
+from modeledit.models import LoadedModel
+from modeledit.report import Edit, Report, Trial
+from modeledit.runtime import Runtime
+from modeledit.tail import Tail
+from modeledit.targets import ForgetClass, Target
+from modeledit.types import EditPlan, Scores
+
+CACHE = 2**30  # bytes of activations kept between trials of a search
+
+
+class Baseline:
+    """A network before any edit. What it answers on a split is kept for all edits that follow."""
+
+    def __init__(self, loaded: LoadedModel, data: Data) -> None:
+        self.loaded, self.data = loaded, data
+        self.digest = identity(loaded.base_state())
+        self._answers: dict[str, Predictions] = {}
+        self._tail: Tail | None = None
+
+    def answers(self, split: Split, runtime: Runtime) -> Predictions:
+        """Predictions on one of the data's splits; the second time they cost nothing."""
+        if split.name not in self._answers:
+            work = copy.deepcopy(self.loaded.module).to(runtime.device)
+            self._answers[split.name] = predict(work, split, runtime, f"before, {split.name}")
+        return self._answers[split.name]
+
+    def tail(self, names: Sequence[str], runtime: Runtime) -> Tail:
+        """A copy's end, from the parameters `names` on, over the validation images; the last one is
+        kept, as edits of other classes by the same scorer need it again."""
+        if self._tail is None or self._tail.names != tuple(names):
+            work = copy.deepcopy(self.loaded.module).to(runtime.device).eval()
+            split = self.data.validation
+            with runtime.progress.stage("first layers, validation", len(split)) as tick:
+                self._tail = Tail(work, names, split.batches(runtime), runtime, tick, CACHE)
+        return self._tail
+
+    def report(self, target: Target | None, clock: Clock) -> Report:
+        """The network as it is, on the test split."""
+        with clock.stage("evaluate") as metered:
+            before = summarise(self.answers(self.data.test, metered), target, self.data.class_names)
+        return Report(
+            task="evaluate",
+            target=str(target or "none"),
+            model={"spec": self.loaded.spec, "digest": self.digest},
+            data=_describe(self.data),
+            seed=clock.runtime.seed,
+            versions=modeledit.versions(),
+            before=before,
+            cost=clock.cost(),
+            notes=self.loaded.notes + self.data.notes + self.data.unreadable_notes(),
+        )
+
+
+def read_back(loaded: LoadedModel, plan: EditPlan) -> tuple[nn.Module, str]:
+    """Write the edited checkpoint, load it from disk: the network that is judged, its identity."""
+    with TemporaryDirectory() as folder, Staging(Path(folder) / "edited") as stage:
+        state = read_state(stage.write_model(loaded, plan, recipe={}, undo=False))
+    return loaded.fresh(state), identity(state)
+
+
+def judged(
+    task: str,
+    baseline: Baseline,
+    target: ForgetClass,
+    plan: EditPlan,
+    trials: tuple[Trial, ...],
+    limits: Limits,
+    described: Edit,
+    clock: Clock,
+) -> tuple[Report, nn.Module]:
+    """Measure the written edit on the test split and decide its gates, once."""
+    data = baseline.data
+    with clock.stage("evaluate") as metered:
+        network, edited = read_back(baseline.loaded, plan)
+        answers = predict(network.to(metered.device), data.test, metered, "after, test")
+    unedited = baseline.report(target, clock)
+    before, after = unedited.before, summarise(answers, target, data.class_names)
+    word, why = verdict(before, after, limits)
+    report = Report(
+        task=task,
+        target=str(target),
+        model={**unedited.model, "edited": edited},
+        data=unedited.data,
+        seed=unedited.seed,
+        versions=unedited.versions,
+        before=before,
+        after=after,
+        edit=described,
+        search=trials,
+        gates=judge(before, after, limits),
+        verdict=word,
+        explanation=why,
+        cost=clock.cost(),
+        notes=unedited.notes,
+    )
+    return report, network
+
+
+def describe_edit(plan: EditPlan, scores: Scores, editor: Editor, model: nn.Module) -> Edit:
+    """The report's account of a plan; the fraction is of all the model's parameters."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return Edit(
+        scorer=str(scores.header.get("scorer", "unknown")),
+        editor=editor.name,
+        granularity=scores.granularity,
+        strength=plan.header["strength"],
+        changed_weights=plan.changed_weights,
+        changed_units=plan.changed_units,
+        changed_fraction=plan.changed_weights / total,
+        by_layer=tuple(
+            {"layer": row.layer, "changed": row.changed, "total": row.total}
+            for row in plan.by_layer()
+        ),
+        digest=plan.digest(),
+        left_out_units=sum(len(units) for units in plan.left_out.values()),
+    )
+
+
+def _describe(data: Data) -> dict[str, Any]:
+    splits = {split.name: len(split) for split in (data.train, data.validation, data.test)}
+    return {"spec": data.spec, "digest": data.digest(), "splits": splits}

@@ -1,0 +1,232 @@
+"""The main jobs, end to end: score -> plan -> apply -> read back -> measure -> gate -> save.
+
+The command line and deployment pipelines call these; each step is also callable by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from modeledit import plugins, search, targets
+from modeledit.checkpoint import Staging, identity, read_state
+from modeledit.cost import Clock
+from modeledit.data import Data, Split
+from modeledit.editors import Editor
+from modeledit.errors import DataError, GateError, ModelEditError
+from modeledit.eval.classes import summarise
+from modeledit.eval.gates import Limits
+from modeledit.eval.predictions import predict
+from modeledit.judging import Baseline, describe_edit, judged
+from modeledit.models import LoadedModel
+from modeledit.report import Measurement, Report
+from modeledit.report.card import model_card
+from modeledit.runtime import Runtime
+from modeledit.scorers import Scorer
+from modeledit.selection import Strength
+from modeledit.targets import ForgetClass, Target
+from modeledit.types import EditPlan, Scores
+
+Model = LoadedModel | nn.Module
+Datasets = Data | tuple[Any, Any, Any]  # or (train, validation, test) data sets
+Classes = int | str | Iterable[int | str]
+Auto = Literal["auto"]
+DEFAULT_SCORER, DEFAULT_EDITOR = "stepwise-peps", "zero"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An edited model that was measured, and everything needed to write it.
+
+    model: the network as read back from its file, in eval mode; the caller's is untouched.
+    """
+
+    report: Report
+    plan: EditPlan
+    scores: Scores
+    model: nn.Module
+    loaded: LoadedModel
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed on the test split."""
+        return self.report.passed
+
+    def save(
+        self, out: str | Path, *, force: bool = False, overwrite: bool = False, undo: bool = True
+    ) -> Path:
+        """Write the checkpoint directory, whole or not at all, and return its path.
+
+        A model that failed a gate is refused unless `force`; an existing directory unless
+        `overwrite`. `undo=False` leaves out the file that can bring the class back.
+        """
+        if not (self.passed or force):
+            raise GateError(f"not saved, {self.report.verdict}: {self.report.explanation}")
+        with Staging(Path(out), force=overwrite) as stage:
+            path = stage.write_model(self.loaded, self.plan, recipe=recipe(self.report), undo=undo)
+            if identity(read_state(path)) != self.report.model["edited"]:
+                raise ModelEditError("the written tensors are not the ones measured: not saved")
+            stage.write_text("report.json", self.report.to_json())
+            stage.write_text("README.md", model_card(self.report.to_dict(), self.loaded.config))
+            return stage.commit()
+
+
+def unlearn(
+    model: Model,
+    data: Datasets,
+    forget: Classes,
+    *,
+    scorer: Scorer | str = DEFAULT_SCORER,
+    editor: Editor | str = DEFAULT_EDITOR,
+    strength: Strength | Auto = "auto",
+    max_forget: float = 0.01,
+    max_retain_drop: float = 0.01,
+    runtime: Runtime | None = None,
+    baseline: Baseline | None = None,
+    on_scores: Callable[[Scores], None] | None = None,
+) -> Result:
+    """Make a classifier forget classes, by index or name, and judge the outcome on the test split.
+
+    Scores come from `data.train`, the strength from `data.validation`; no fine-tuning. The gates:
+    recall left of the forgotten class <= max_forget and accuracy lost on all other classes
+    <= max_retain_drop, both in 0..1. `baseline` (of the same model and data) spares measuring the
+    unedited network again for every one of several edits; `on_scores` is handed the scores as soon
+    as they are there, to keep them whatever happens next.
+    """
+    baseline = baseline or Baseline(_as_loaded(model), _as_data(data))
+    target = forget_target(forget, baseline.data)
+    limits = Limits(max_forget, max_retain_drop)
+    clock = Clock(runtime or Runtime())
+    with clock.stage("score") as metered:
+        scores = score(baseline.loaded, baseline.data, target, scorer, metered)
+    if on_scores is not None:
+        on_scores(scores)
+    return _edit("unlearn", baseline, scores, target, editor, strength, limits, clock)
+
+
+def score(
+    model: Model,
+    data: Datasets,
+    target: Target,
+    scorer: Scorer | str = DEFAULT_SCORER,
+    runtime: Runtime | None = None,
+) -> Scores:
+    """How responsible each weight or unit is for the target, on the training split."""
+    loaded, data = _as_loaded(model), _as_data(data)
+    made: Scorer = plugins.create("scorers", scorer) if isinstance(scorer, str) else scorer
+    scores = made(loaded.module, data.train, target, runtime)
+    origin = {"model_digest": identity(loaded.base_state()), "data_digest": data.digest()}
+    return replace(scores, header={**scores.header, **origin})
+
+
+def edit(
+    model: Model,
+    data: Datasets,
+    scores: Scores,
+    *,
+    editor: Editor | str = DEFAULT_EDITOR,
+    strength: Strength | Auto = "auto",
+    max_forget: float = 0.01,
+    max_retain_drop: float = 0.01,
+    runtime: Runtime | None = None,
+    baseline: Baseline | None = None,
+) -> Result:
+    """Edit by scores made before, for the target they were made for; otherwise like `unlearn`."""
+    baseline = baseline or Baseline(_as_loaded(model), _as_data(data))
+    target = targets.parse(str(scores.header.get("target", "")), baseline.data.class_names)
+    if scores.header.get("model_digest", baseline.digest) != baseline.digest:
+        raise ModelEditError("the scores were made for another model: score this one first")
+    if not isinstance(target, ForgetClass):
+        raise ModelEditError(f"edits are judged for class targets; these scores are for {target}")
+    limits = Limits(max_forget, max_retain_drop)
+    clock = Clock(runtime or Runtime())
+    return _edit("edit", baseline, scores, target, editor, strength, limits, clock)
+
+
+def evaluate(
+    model: Model,
+    data: Datasets,
+    target: Target | None = None,
+    runtime: Runtime | None = None,
+) -> Report:
+    """Measure a model on the test split; nothing is edited or written."""
+    baseline = Baseline(_as_loaded(model), _as_data(data))
+    return baseline.report(target, Clock(runtime or Runtime()))
+
+
+def measure(
+    model: nn.Module,
+    split: Split,
+    target: Target | None,
+    class_names: tuple[str, ...],
+    runtime: Runtime | None = None,
+) -> Measurement:
+    """Metrics by class and by slice of one network, where it is, on one split."""
+    answers = predict(model, split, runtime or Runtime(), f"measuring {split.name}")
+    return summarise(answers, target, class_names)
+
+
+def forget_target(forget: Classes, data: Data) -> ForgetClass:
+    """The classes to forget: each has examples in every split, and something is left to retain."""
+    given = [forget] if isinstance(forget, int | str) else list(forget)
+    target = ForgetClass(tuple(targets.class_index(c, data.class_names) for c in given))
+    for split in (data.train, data.validation, data.test):
+        for index in target.classes:
+            if not (split.labels == index).any():
+                name = data.class_names[index]
+                raise DataError(
+                    f"the {split.name} split has no image of class {name!r}: add some, "
+                    "or choose another class"
+                )
+        if target.mask(split.labels).all():
+            raise DataError(f"the {split.name} split has no image of a class to retain: add some")
+    return target
+
+
+def recipe(report: Report) -> dict[str, Any]:
+    """What the checkpoint's metadata says of its making; nothing that depends on time."""
+    edit = report.to_dict()["edit"]
+    keys = ("scorer", "editor", "granularity", "strength")
+    return {
+        **{key: edit[key] for key in keys},
+        "target": report.target,
+        "seed": report.seed,
+        "versions": dict(report.versions),
+        "data": report.data["digest"],
+    }
+
+
+def _edit(
+    task: str,
+    baseline: Baseline,
+    scores: Scores,
+    target: ForgetClass,
+    editor: Editor | str,
+    strength: Strength | Auto,
+    limits: Limits,
+    clock: Clock,
+) -> Result:
+    loaded = baseline.loaded
+    made: Editor = plugins.create("editors", editor) if isinstance(editor, str) else editor
+    with clock.stage("edit") as metered:
+        planner = made.prepare(scores, loaded.module, baseline.data.train, metered)
+    if strength == "auto":
+        with clock.stage("search") as metered:
+            plan, trials = search.find(planner, scores, baseline, target, limits, metered)
+    else:
+        plan, trials = planner(strength), ()
+    described = describe_edit(plan, scores, made, loaded.module)
+    report, network = judged(task, baseline, target, plan, trials, limits, described, clock)
+    return Result(report, plan, scores, network, loaded)
+
+
+def _as_loaded(model: Model) -> LoadedModel:
+    return model if isinstance(model, LoadedModel) else LoadedModel.of(model)
+
+
+def _as_data(data: Datasets) -> Data:
+    return data if isinstance(data, Data) else Data.of(*data)

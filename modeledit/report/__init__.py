@@ -1,0 +1,166 @@
+"""What was done and what came of it: the one record that people, gates and later runs read.
+
+The JSON form is versioned by `schema`; keys are sorted, blocks that were not measured are absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SliceMetrics:
+    """One slice of a split. All in 0..1; `ece` is the expected calibration error, 15 bins."""
+
+    n: int
+    accuracy: float
+    macro_f1: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class against all others; precision is 0 where nothing was predicted as the class."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where the forgotten images go: the share that is now predicted as `name`."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model on the test split. `forget` and `retain` exist for class targets only."""
+
+    all: SliceMetrics
+    per_class: tuple[ClassMetrics, ...]
+    forget: SliceMetrics | None = None
+    retain: SliceMetrics | None = None
+    forgotten_recall: float | None = None  # of the forgotten class that is recalled most
+    landings: tuple[Landing, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One strength on the validation split: a point of the frontier.
+
+    forget: recall of the forgotten class that is recalled most; forget_tail: the same, estimated
+    below the resolution of the images at hand (see `search.tail`). retain_drop: accuracy lost on
+    the retained classes, positive = worse, with its paired standard error.
+    """
+
+    strength: float | int
+    changed_weights: int
+    forget: float
+    forget_tail: float
+    retain: float
+    retain_drop: float
+    retain_drop_se: float
+    feasible: bool
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """`value` against `limit`, both in 0..1; passed when value <= limit."""
+
+    name: str
+    limit: float
+    value: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What was changed, and by what."""
+
+    scorer: str
+    editor: str
+    granularity: str
+    strength: float | int
+    changed_weights: int
+    changed_units: int
+    changed_fraction: float
+    by_layer: tuple[Mapping[str, Any], ...]
+    digest: str
+    left_out_units: int = 0
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Seconds of wall clock and forward-equivalent images (a backward pass counts as two)."""
+
+    seconds: float
+    passes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the run took; peak_memory_mb is of the whole process."""
+
+    score: StageCost
+    search: StageCost
+    edit: StageCost
+    evaluate: StageCost
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of one task; see DESIGN's schema for the keys."""
+
+    task: str
+    target: str
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    seed: int
+    versions: Mapping[str, str]
+    before: Measurement
+    cost: Cost
+    edit: Edit | None = None
+    after: Measurement | None = None
+    search: tuple[Trial, ...] = ()
+    gates: tuple[GateResult, ...] = ()
+    verdict: str | None = None
+    explanation: str | None = None
+    notes: tuple[str, ...] = field(default=())
+    schema: int = SCHEMA
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed; without gates there is nothing to fail."""
+        return all(gate.passed for gate in self.gates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; absent instead of None, empty blocks left out."""
+        return _plain(self)  # type: ignore[no-any-return]
+
+    def to_json(self) -> str:
+        """Sorted keys, two spaces, a newline at the end."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {name: _plain(part) for name, part in pairs if part is not None and part != ()}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return value

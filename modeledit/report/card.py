@@ -1,0 +1,198 @@
+"""The model card: what a person should know before using an edited checkpoint.
+
+Written from the JSON form of the report alone. Numbers are of the test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+Json = Mapping[str, Any]
+NO_CONFIG: Json = MappingProxyType({})
+SLICES = {"forget": "forgotten classes", "retain": "all other classes", "all": "all classes"}
+
+
+def model_card(report: Json, config: Json = NO_CONFIG) -> str:
+    """README.md of an edited checkpoint.
+
+    report: `Report.to_dict()` of a run that edited; config: the checkpoint's config.json.
+    """
+    timm = "architecture" in config
+    parts = [
+        _front_matter(timm),
+        f"# {_text(report['model']['spec'])}, edited",
+        _summary(report),
+        _verdict(report),
+        _slices(report["before"], report["after"]),
+        _harmed(report),
+        _landings(report["after"]),
+        _notes(report.get("notes", ())),
+        _loading(timm),
+        _files(),
+        LIMITS,
+        _origin(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(timm: bool) -> str:
+    library = ["library_name: timm"] if timm else []
+    tags = ["- image-classification", "- modeledit", *(["- timm"] if timm else [])]
+    return "\n".join(["---", *library, "pipeline_tag: image-classification", "tags:", *tags, "---"])
+
+
+def _summary(report: Json) -> str:
+    edit = report["edit"]
+    units = f" ({edit['changed_units']:,} units)" if edit["changed_units"] else ""
+    return (
+        f"Edited with modeledit for the target `{report['target']}`: "
+        f"{edit['changed_weights']:,} weights{units}, {edit['changed_fraction']:.3%} of the "
+        f"network, chosen by the scorer `{edit['scorer']}` and changed by the editor "
+        f"`{edit['editor']}` at strength {edit['strength']}. No training followed. "
+        "Names, shapes and dtypes of the tensors are those of the original; the output layer "
+        "keeps its size."
+    )
+
+
+def _verdict(report: Json) -> str:
+    lines = [
+        f"**Verdict: {report['verdict']}.** {_sentence(report.get('explanation', ''))}".strip()
+    ]
+    rows = [
+        (gate["name"], _number(gate["value"]), _number(gate["limit"]), _word(gate["passed"]))
+        for gate in report.get("gates", ())
+    ]
+    if rows:
+        lines.append(_table(("gate", "value", "limit", "result"), rows))
+    return "\n\n".join(lines)
+
+
+def _slices(before: Json, after: Json) -> str:
+    rows = []
+    for key, name in SLICES.items():
+        if key in before and key in after:
+            pairs = [
+                f"{_number(before[key][metric])} -> {_number(after[key][metric])}"
+                for metric in ("accuracy", "macro_f1", "ece")
+            ]
+            rows.append((name, f"{after[key]['n']:,}", *pairs))
+    head = ("images of", "n", "accuracy", "macro-F1", "calibration error")
+    title = "## Before and after, on the test split"
+    return f"{title}\n\n{_table(head, rows)}"
+
+
+def _harmed(report: Json) -> str:
+    """The retained class whose F1 fell most, and by how much."""
+    forgotten = _forgotten(report)
+    drops = [
+        (old["f1"] - new["f1"], old, new)
+        for index, (old, new) in enumerate(
+            zip(report["before"]["per_class"], report["after"]["per_class"], strict=True)
+        )
+        if index not in forgotten and old["support"]
+    ]
+    if not drops:
+        return ""
+    drop, old, new = max(drops, key=lambda item: item[0])
+    if drop <= 0:
+        return "No other class lost F1."
+    return (
+        f"Most harmed among the other classes: **{_text(old['name'])}**, "
+        f"F1 {_number(old['f1'])} -> {_number(new['f1'])}, "
+        f"recall {_number(old['recall'])} -> {_number(new['recall'])}, "
+        f"precision {_number(old['precision'])} -> {_number(new['precision'])} "
+        f"({old['support']:,} images)."
+    )
+
+
+def _forgotten(report: Json) -> set[int]:
+    kind, _, classes = report["target"].partition(":")
+    return {int(index) for index in classes.split(",")} if kind == "class" else set()
+
+
+def _landings(after: Json) -> str:
+    places = [f"{_text(p['name'])} {p['share']:.1%}" for p in after.get("landings", ())]
+    return (
+        f"Images of the forgotten classes are now predicted as: {', '.join(places)}."
+        if places
+        else ""
+    )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {_text(note)}" for note in notes)
+
+
+def _loading(timm: bool) -> str:
+    code = (
+        'import timm\nmodel = timm.create_model("local-dir:PATH", pretrained=True)'
+        if timm
+        else 'from modeledit import load_model\nmodel = load_model("PATH").module'
+    )
+    return (
+        "## Load\n\nPATH is this directory.\n\n"
+        f"```python\n{code}\n```\n\n"
+        "`modeledit verify PATH` checks that the files belong together."
+    )
+
+
+def _files() -> str:
+    return (
+        "## Revert\n\n"
+        "`modeledit revert PATH -o original.safetensors` writes the original weights again, if "
+        "`undo.safetensors` is here.\n\n"
+        "**Do not ship `undo.safetensors`.** It holds the old values of the changed weights: "
+        "whoever has it has the class (or whatever else was edited away) back. "
+        "`edit.safetensors` names the changed weights and their new values only, but whoever has "
+        "the original checkpoint has everything anyway."
+    )
+
+
+LIMITS = (
+    "## Limits\n\n"
+    "The numbers say what this checkpoint answers on one test split. They prove nothing about "
+    "erasure: the network may still represent the class inside, a short training or a change of "
+    "the output layer may bring it back, and membership in the training data was not tested "
+    "unless stated above. Images of a forgotten class are not rejected, they get another label. "
+    "This is no legal statement of any kind."
+)
+
+
+def _origin(report: Json) -> str:
+    model, data = report["model"], report["data"]
+    splits = ", ".join(f"{name} {count:,}" for name, count in data.get("splits", {}).items())
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(report["versions"].items()))
+    rows = [
+        ("original model", f"`{model['digest']}`"),
+        ("this model", f"`{model.get('edited', '')}`"),
+        ("edit", f"`{report['edit']['digest']}`"),
+        ("data", f"{_text(data['spec'])} ({splits})"),
+        ("seed", str(report["seed"])),
+        ("versions", versions),
+    ]
+    return f"## Origin\n\n{_table(('what', 'value'), rows)}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: str) -> str:
+    """A name from outside, on one line, unable to break a table or start markup."""
+    flat = " ".join(str(value).split())
+    return "".join(f"\\{c}" if c in "\\|*_`<>[]#" else c for c in flat)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _word(passed: bool) -> str:
+    return "passed" if passed else "failed"

@@ -1,0 +1,113 @@
+"""Start-up: help, version, completion and usage errors, all of them without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from modeledit.cli.main import SECTIONS, main, tool
+
+VERBS = [name for names in SECTIONS.values() for name in names]
+CONTRACT = {
+    "unlearn": """--class --demo --model --checkpoint --model-arg --data --input-size --crop-pct
+        --mean --std --class-names --limit --group-column --max-unreadable --scorer --scorer-arg
+        --editor --editor-arg --granularity --strength --order --allocation --max-forget
+        --max-retain-drop --output --no-undo --json --report --save-scores --dry-run --force --seed
+        --device --batch-size --workers --allow-pickle --quiet --verbose --traceback --help""",
+    "score": "--target --scorer --scorer-arg --granularity --scores --demo --model --data --seed",
+    "edit": """--scores --editor --strength --max-forget --max-retain-drop --output --report
+        --dry-run""",
+    "evaluate": "--forget --model --data --demo --json --report",
+    "apply": "--output --json --force",
+    "revert": "--output --json --force",
+}
+
+
+def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own; its last line on stderr tells whether torch came in."""
+    code = (
+        "import sys; from modeledit.cli.main import main; code = main(); "
+        "print('torch' in sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        ([], 0),
+        (["unlearn", "--help"], 0),
+        (["list"], 0),
+        (["init"], 0),
+        (["completion", "zsh"], 0),
+        (["unlearn", "--class", "3"], 2),
+        (["unlearn", "--clas", "3", "--demo"], 2),
+        (["unlearn", "--class", "3", "--demo", "--strength", "-1"], 2),
+    ],
+)
+def test_starts_without_torch(args: list[str], code: int, tmp_path: Path) -> None:
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == code
+    *lines, torch_came_in = done.stderr.splitlines()
+    assert torch_came_in == "False"
+    assert len(lines) == (1 if code else 0)
+    assert bool(done.stdout) == (code == 0)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"Usage: modeledit {verb}")
+    assert lines[1].startswith("Example: ")
+    assert verb in lines[1]
+    assert max(map(len, lines)) <= 80
+    options = {word.rstrip(",") for line in lines for word in line.split() if word[:2] == "--"}
+    assert set(CONTRACT.get(verb, "").split()) <= options
+
+
+def test_top_help_lists_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {verb} " in text for verb in VERBS)
+    assert "repair" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_every_option_belongs_to_a_group() -> None:
+    for name in VERBS:
+        command = tool.get_command(tool.make_context("modeledit", [name]), name)
+        assert command is not None
+        for param in command.params:
+            assert param.param_type_name == "argument" or hasattr(param, "group"), (name, param)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_the_program(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == 0
+    assert "_MODELEDIT_COMPLETE" in capsys.readouterr().out
+
+
+def test_a_shell_gets_completions(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_MODELEDIT_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "modeledit unlearn --scorer ra")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert main([]) == 0
+    assert "plain,random" in capsys.readouterr().out
+
+
+def test_list_names_plugins_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "editors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "editors:"
+    assert [line.split()[0] for line in lines[1:]] == ["dampen", "mean-ablate", "zero"]
+    assert all(len(line.split()) > 3 for line in lines[1:])

@@ -1,0 +1,107 @@
+"""The strength search: its ladder, its choice, its margin."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from modeledit.errors import ModelEditError
+from modeledit.report import Trial
+from modeledit.search import best, between, climb, ladder, middle, paired_drop, tail
+from modeledit.types import Scores
+
+
+def trial(strength, forget=0.0, drop=0.0, feasible=True, changed=1):
+    return Trial(strength, changed, forget, forget, 0.9, drop, 0.001, feasible)
+
+
+def chosen(*trials):
+    return best({t.strength: t for t in trials}, equal=0.001).strength
+
+
+def test_lowest_recall_then_smallest_loss_then_fewest_changes():
+    assert chosen(trial(0.1, forget=0.2), trial(0.2, forget=0.1, drop=0.005)) == 0.2
+    assert chosen(trial(0.1, drop=0.002), trial(0.2, drop=0.001)) == 0.2
+    assert chosen(trial(0.2, changed=9), trial(0.1, changed=5)) == 0.1
+
+
+def test_recalls_far_below_the_limit_are_equal():
+    assert chosen(trial(0.1, forget=0.0009, drop=0.001), trial(0.2, forget=0.0, drop=0.002)) == 0.1
+    assert chosen(trial(0.1, forget=0.0011, drop=0.001), trial(0.2, forget=0.0, drop=0.002)) == 0.2
+
+
+def test_tail_by_hand():
+    margins = np.array([-1.0, 1.0], dtype=np.float32)  # sd 1, h = 1.06 / 2^.2
+    assert tail(margins) == pytest.approx(0.5)
+    shifted = margins - 3
+    expected = norm.cdf(shifted / (1.06 * 2**-0.2)).mean()
+    assert tail(shifted) == pytest.approx(expected, rel=1e-5)
+    assert tail(np.full(3, -1.0, dtype=np.float32)) == 0.0
+    assert tail(np.ones(1, dtype=np.float32)) == 1.0
+
+
+def test_tail_sees_what_counting_misses():
+    margins = np.linspace(-4, -0.1, 100).astype(np.float32)
+    assert (margins > 0).mean() == 0
+    assert 0.01 < tail(margins) < 0.1
+
+
+@given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=50), st.floats(0, 5, width=32))
+def test_tail_is_a_share_that_falls_with_the_margins(values, shift):
+    margins = np.array(values, dtype=np.float32)
+    assert 0 <= tail(margins - shift) <= tail(margins) + 1e-6 <= 1 + 1e-6
+
+
+def test_what_breaks_the_budget_is_never_chosen():
+    assert chosen(trial(0.1, forget=0.9), trial(0.2, forget=0.0, feasible=False)) == 0.1
+
+
+def test_without_a_feasible_one_the_least_harm():
+    assert chosen(trial(0.1, drop=0.5, feasible=False), trial(0.2, drop=0.3, feasible=False)) == 0.2
+
+
+def test_nothing_tried_is_an_error():
+    with pytest.raises(ModelEditError, match="nothing to edit"):
+        best({}, equal=0.0)
+
+
+def test_climb_ends_where_there_is_no_hope():
+    tried = []
+
+    def attempt(strength):
+        tried.append(strength)
+        return trial(strength, drop=strength)
+
+    climb([0.01, 0.2, 0.04, 0.06, 0.07, 0.08], attempt, hopeless=0.05)
+    assert tried == [0.01, 0.2, 0.04, 0.06, 0.07]  # two in a row
+
+
+def test_between_halves_the_gaps_geometrically():
+    assert between([0.01, 0.04, 0.16], 0.04) == [0.02, 0.08]
+    assert between([0.01, 0.04], 0.01) == [0.02]
+    assert between([4, 5], 4) == []  # no count lies between
+    assert middle(4, 16) == 8
+
+
+def test_ladder_of_units_are_counts_of_weights_shares():
+    units = Scores("filter", {"a": torch.ones(10), "b": torch.ones(30)})
+    assert ladder(units) == [1, 2, 4, 8, 16]
+    weights = ladder(Scores("weight", {"w": torch.ones(1000)}))
+    assert weights[0] == 0.001
+    assert all(isinstance(s, float) for s in weights)
+    assert weights[-1] <= 0.25
+
+
+def test_ladder_of_an_order_of_editing_is_its_own():
+    scores = Scores("weight", {"w": torch.ones(1000)}, header={"steps": [3, 7]})
+    assert ladder(scores) == [3, 7]
+
+
+def test_paired_drop_by_hand():
+    before = np.array([True, True, True, False])
+    after = np.array([True, False, True, True])
+    drop, error = paired_drop(before, after)
+    assert drop == 0.0
+    assert error == pytest.approx(np.std([0, 1, 0, -1]) / 2)
