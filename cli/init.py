@@ -38,7 +38,7 @@ seed = 0
 [unlearn]
 # class = [3]
 # scorer = "peps"
-# scorer-arg = { measure = "selective" }
+# scorer-arg = { measure = "stability", selective = false }
 # strength = "auto"                  # or a fraction (0.003) or a count (30)
 """
 

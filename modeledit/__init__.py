@@ -6,7 +6,6 @@ The public names, loaded when first used: `import modeledit` imports no torch.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,19 +62,26 @@ __all__ = [
     "versions",
 ]
 
-try:
-    __version__ = version("modeledit")
-except PackageNotFoundError:  # running from a source tree that is not installed
-    __version__ = "0+unknown"
-
 
 def versions() -> dict[str, str]:
     """Versions of modeledit and of the libraries whose numbers end up in a result."""
-    found = {name: version(name) for name in ("safetensors", "timm", "torch", "torchvision")}
-    return {"modeledit": __version__, **found}
+    libraries = ("safetensors", "timm", "torch", "torchvision")
+    return {name: _version(name) for name in ("modeledit", *libraries)}
+
+
+def _version(name: str) -> str:
+    # Imported here: it would double the time that `modeledit --help` takes.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:  # running from a source tree that is not installed
+        return "0+unknown"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version("modeledit")
     if name not in _HOME:
         raise AttributeError(f"module 'modeledit' has no attribute {name!r}")
     return getattr(import_module(f"modeledit.{_HOME[name]}"), name)

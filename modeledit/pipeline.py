@@ -28,6 +28,7 @@ from modeledit.report.card import model_card
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
 from modeledit.selection import Strength
+from modeledit.surgery import rename
 from modeledit.targets import ForgetClass, Target
 from modeledit.types import EditPlan, Scores
 
@@ -66,7 +67,8 @@ class Result:
         """
         if not (self.passed or force):
             raise GateError(f"not saved, {self.report.verdict}: {self.report.explanation}")
-        with Staging(Path(out), force=overwrite) as stage:
+        base = self.loaded.checkpoint
+        with Staging(Path(out), force=overwrite, inputs=[base] if base else []) as stage:
             path = stage.write_model(self.loaded, self.plan, recipe=recipe(self.report), undo=undo)
             if identity(read_state(path)) != self.report.model["edited"]:
                 raise ModelEditError("the written tensors are not the ones measured: not saved")
@@ -219,6 +221,7 @@ def _edit(
             plan, trials = search.find(planner, scores, baseline, target, limits, metered)
     else:
         plan, trials = planner(strength), ()
+    plan = rename(plan, loaded.module, loaded.base_state())
     described = describe_edit(plan, scores, made, loaded.module)
     report, network = judged(task, baseline, target, plan, trials, limits, described, clock)
     return Result(report, plan, scores, network, loaded)

@@ -12,11 +12,13 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from modeledit.errors import ModelEditError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Kind = Literal["scorers", "editors"]
 _HERE = Path(__file__).parent
@@ -80,4 +82,7 @@ def _files(kind: Kind) -> list[Path]:
 
 
 def _foreign(kind: Kind) -> dict[str, EntryPoint]:
+    # Imported here: it would double the time that `modeledit --help` takes.
+    from importlib.metadata import entry_points
+
     return {entry.name: entry for entry in entry_points(group=f"modeledit.{kind}")}

@@ -34,6 +34,13 @@ def non_negative(option: str, value: object) -> None:
         raise ModelEditError(f"{option}={value!r} is not allowed: give a finite number >= 0")
 
 
+def share(option: str, value: object) -> None:
+    """Refuse what is no number above 0 and up to 1."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1:  # type: ignore[operator]
+        raise ModelEditError(f"{option}={value!r} is not allowed: give a share above 0, up to 1")
+
+
 def refuse(when: bool, message: str) -> None:
     """Refuse a combination of options."""
     if when:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from modeledit.gradients import scalar, select_parameters
 from modeledit.scorers import Found, Job, Scorer
-from modeledit.scorers._options import non_negative, refuse, whole
+from modeledit.scorers._options import non_negative, refuse, share, whole
 from modeledit.tail import Piece, Tail
 from modeledit.targets import Mask
 from modeledit.types import Granularity
@@ -65,8 +65,7 @@ class StepwisePeps(Scorer):
         for option in ("kappa", "lam", "enough"):
             non_negative(option, getattr(self, option))
         for option in ("share", "fraction", "gain", "step"):
-            value = getattr(self, option)
-            refuse(not 0 < value <= 1, f"{option}={value!r} is not allowed: give a share in 0..1")
+            share(option, getattr(self, option))
 
     def passes(self, shown: int, others: int, tensors: int) -> int:
         """See the base."""
@@ -132,6 +131,10 @@ class _Play:
                 Tail(job.model, names, split.batches(runtime, shuffle=True), runtime, tick, limit)
                 for split in drawn
             )
+        refuse(
+            not (forget.pieces and retain.pieces),
+            f"cache_mb={options.cache_mb} does not hold what {GROUP} images need: give more",
+        )
         return forget, retain
 
     def order(self) -> Tensor:
