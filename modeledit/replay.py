@@ -93,8 +93,9 @@ class Replay:
         """
         while True:
             recorder = _Recorder(self._model, images, self._fragile, self._room, needs)
+            given = images.clone()  # a model may write to its input
             with torch.no_grad(), _instrumented(self._model, recorder.call), recorder:
-                recorder.recording.logits = self._model(images)
+                recorder.recording.logits = self._model(given)
             changed = recorder.changed()
             if not changed:
                 break
@@ -111,7 +112,7 @@ class Replay:
             return recording.logits
         player = _Player(recording, start)
         with _instrumented(self._model, player.call):
-            logits: Tensor = self._model(recording.images)
+            logits: Tensor = self._model(recording.images.clone())
         return logits
 
     def needs(self, images: Tensor, names: Sequence[str]) -> Needs:
@@ -122,8 +123,9 @@ class Replay:
             return Needs()
         reader = _Reader()
         player = _Player(recording, start, reader)
+        given = images.clone()
         with torch.no_grad(), _instrumented(self._model, player.call), reader:
-            self._model(images)
+            self._model(given)
         calls = (
             i
             for i, call in enumerate(recording.calls)
@@ -131,7 +133,7 @@ class Replay:
         )
         skipped = (i for i, storage in player.through if storage not in reader.read)
         return Needs(
-            frozenset(calls), images=_storage(images) in reader.read, skipped=frozenset(skipped)
+            frozenset(calls), images=_storage(given) in reader.read, skipped=frozenset(skipped)
         )
 
 

@@ -79,7 +79,9 @@ class Bench:
     def answers(self, stage: str) -> Predictions:
         """Of the network as it is now; of the images that the tail holds, only the end is run."""
         pieces = []
-        rest = self.split.subset(range(self.tail.taken, len(self.split)))
+        # Of a complete tail nothing but unreadable images can be left.
+        done = len(self.split) if self.tail.complete else self.tail.taken
+        rest = self.split.subset(range(done, len(self.split)))
         with torch.inference_mode(), self.runtime.progress.stage(stage, len(self.split)) as tick:
             for piece in self.tail.pieces:
                 pieces.append(reduced(self.tail.logits(piece, self.runtime), piece.labels))

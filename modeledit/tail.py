@@ -31,6 +31,7 @@ class Tail:
 
     share: floating-point operations of the end over those of the whole network, in 0..1.
     taken: how far into the split it got; batches are taken while they fit into `limit` bytes.
+    complete: whether that was to the end.
     Parameters that are used before the first of `names` must not change.
     """
 
@@ -47,6 +48,7 @@ class Tail:
         self._replay = Replay(model, sys.maxsize)
         self.pieces: list[Piece] = []
         self.taken = 0
+        self.complete = True
         self.share = 1.0
         needs: Needs | None = None
         for batch in batches:
@@ -54,6 +56,7 @@ class Tail:
             recording = self._replay.record(batch.images, needs)
             limit -= recording.bytes
             if limit < 0:
+                self.complete = False
                 break
             self.pieces.append(Piece(recording, batch.labels))
             self.taken = int(batch.indices[-1]) + 1
@@ -72,7 +75,7 @@ class Tail:
 
     def _measured_share(self, images: Tensor) -> float:
         with torch.no_grad(), FlopCounterMode(display=False) as whole:
-            self.model(images)
+            self.model(images.clone())
         with torch.no_grad(), FlopCounterMode(display=False) as end:
             self._replay.run(self.pieces[0].recording, self.names)
         share: float = end.get_total_flops() / max(whole.get_total_flops(), 1)

@@ -65,8 +65,11 @@ def class_names_of(dataset: Any) -> tuple[str, ...] | None:
 
 
 def check_item(dataset: Dataset[Any], what: str) -> None:
-    """DataError unless the first item is a float tensor (C, H, W) with a label."""
-    item = dataset[0]
+    """DataError unless the first item, if readable, is a float tensor (C, H, W) with a label."""
+    try:
+        item = dataset[0]
+    except OSError:  # an unreadable image, named when the split is read
+        return
     image = item[0] if isinstance(item, tuple | list) and len(item) == 2 else item
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
         came = (
