@@ -157,8 +157,8 @@ def table(rows: list[dict[str, Any]], epoch: int, speed: float) -> Iterator[str]
     yield (
         f"Of {len({(r['class'], r['seed']) for r in rows})} classes and seeds, on test images. "
         "Drops are in points, negative = better than before; score and search are the dearest "
-        "class's share of the forward-equivalents of a 30-epoch training; s is the mean wall-clock time of "
-        f"scoring, searching and editing. The training would take about {training * speed:,.0f} s "
+        "class's share of the forward-equivalents of a 30-epoch training; s is the mean wall-clock "
+        f"time of scoring, searching and editing. The training would take about {training * speed:,.0f} s "
         f"on the same machine ({rows[0]['threads']} threads, from timed batches)."
     )
     yield ""

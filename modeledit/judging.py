@@ -15,6 +15,7 @@ from modeledit.checkpoint import Staging, identity, read_state
 from modeledit.cost import Clock
 from modeledit.data import Data, Split
 from modeledit.editors import Editor
+from modeledit.errors import ModelError
 from modeledit.eval.classes import summarise
 from modeledit.eval.gates import Limits, judge, verdict
 from modeledit.eval.predictions import Predictions, predict
@@ -24,6 +25,7 @@ from modeledit.runtime import Runtime
 from modeledit.tail import Tail
 from modeledit.targets import ForgetClass, Target
 from modeledit.types import EditPlan, Scores
+from modeledit.units import logits
 
 CACHE = 2**30  # bytes of activations kept between trials of a search
 
@@ -32,6 +34,7 @@ class Baseline:
     """A network before any edit. What it answers on a split is kept for all edits that follow."""
 
     def __init__(self, loaded: LoadedModel, data: Data) -> None:
+        check_classes(loaded, data)
         self.loaded, self.data = loaded, data
         self.digest = identity(loaded.base_state())
         self._answers: dict[str, Predictions] = {}
@@ -68,6 +71,16 @@ class Baseline:
             before=before,
             cost=clock.cost(),
             notes=self.loaded.notes + self.data.notes + self.data.unreadable_notes(),
+        )
+
+
+def check_classes(loaded: LoadedModel, data: Data) -> None:
+    """Refuse data of other classes than the model's."""
+    outputs, classes = logits(loaded.module, data.train.example()).shape[1], len(data.class_names)
+    if outputs != classes:
+        raise ModelError(
+            f"the model has {outputs} outputs, the data {classes} classes: they must agree "
+            "(class names list the model's classes in order)"
         )
 
 

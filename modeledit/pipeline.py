@@ -21,7 +21,7 @@ from modeledit.errors import DataError, GateError, ModelEditError
 from modeledit.eval.classes import summarise
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
-from modeledit.judging import Baseline, describe_edit, judged
+from modeledit.judging import Baseline, check_classes, describe_edit, judged
 from modeledit.models import LoadedModel
 from modeledit.report import Measurement, Report
 from modeledit.report.card import model_card
@@ -119,6 +119,7 @@ def score(
 ) -> Scores:
     """How responsible each weight or unit is for the target, on the training split."""
     loaded, data = _as_loaded(model), _as_data(data)
+    check_classes(loaded, data)
     made: Scorer = plugins.create("scorers", scorer) if isinstance(scorer, str) else scorer
     scores = made(loaded.module, data.train, target, runtime)
     origin = {"model_digest": identity(loaded.base_state()), "data_digest": data.digest()}
@@ -139,7 +140,8 @@ def edit(
 ) -> Result:
     """Edit by scores made before, for the target they were made for; otherwise like `unlearn`."""
     baseline = baseline or Baseline(_as_loaded(model), _as_data(data))
-    target = targets.parse(str(scores.header.get("target", "")), baseline.data.class_names)
+    numbers = tuple(map(str, range(len(baseline.data.class_names))))  # not names that look like it
+    target = targets.parse(str(scores.header.get("target", "")), numbers)
     if scores.header.get("model_digest", baseline.digest) != baseline.digest:
         raise ModelEditError("the scores were made for another model: score this one first")
     if not isinstance(target, ForgetClass):

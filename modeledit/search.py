@@ -76,14 +76,16 @@ class Bench:
         """The answers of the unedited network."""
         return self.answers("before, validation")
 
-    def answers(self, stage: str) -> Predictions:
-        """Of the network as it is now; of the images that the tail holds, only the end is run."""
+    def answers(self, stage: str, *, whole: bool = False) -> Predictions:
+        """Of the network as it is now; of the images that the tail holds only the end is run,
+        unless the `whole` network may have changed."""
         pieces = []
+        held = [] if whole else self.tail.pieces
         # Of a complete tail nothing but unreadable images can be left.
         done = len(self.split) if self.tail.complete else self.tail.taken
-        rest = self.split.subset(range(done, len(self.split)))
+        rest = self.split.subset(range(0 if whole else done, len(self.split)))
         with torch.inference_mode(), self.runtime.progress.stage(stage, len(self.split)) as tick:
-            for piece in self.tail.pieces:
+            for piece in held:
                 pieces.append(reduced(self.tail.logits(piece, self.runtime), piece.labels))
                 tick(len(piece.labels))
             for batch in rest.batches(self.runtime) if len(rest) else ():
@@ -96,7 +98,8 @@ class Bench:
         """Apply, run the validation images, take back."""
         before = self.before
         with edited(self.tail.model, plan):
-            after = self.answers(f"trying strength {strength}")
+            whole = any(change.tensor not in self.tail.names for change in plan.changes)
+            after = self.answers(f"trying strength {strength}", whole=whole)
         kept = ~self.target.mask(before.labels)
         drop, error = paired_drop(before.correct[kept], after.correct[kept])
         return Trial(
@@ -133,7 +136,7 @@ def find(
 
     climb(ladder(scores), attempt, HOPELESS * limits.max_retain_drop)
     # Between the rounds of an order of editing nothing was scored anew: the rounds will do.
-    for _ in range(0 if scores.header.get("steps") else HALVINGS):
+    for _ in range(0 if "steps" in scores.header else HALVINGS):
         for strength in between(sorted(trials), best(trials, limits.max_forget / EQUAL).strength):
             attempt(strength)
     chosen = best(trials, limits.max_forget / EQUAL)
@@ -146,8 +149,9 @@ def ladder(scores: Scores) -> list[Strength]:
 
     Scores that are an order of editing bring their own: the counts at which they were made anew.
     """
-    if steps := scores.header.get("steps"):
-        return list(steps[:: -(-len(steps) // LONGEST)])
+    steps = scores.header.get("steps")
+    if steps is not None:  # none at all where nothing is left to forget: then nothing is edited
+        return list(steps[:: -(-len(steps) // LONGEST)]) if steps else [0]
     if scores.granularity == "filter":
         doublings = int(math.log2(max(scores.count, 2)))
         return [2**power for power in range(doublings)]

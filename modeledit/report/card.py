@@ -29,7 +29,7 @@ def model_card(report: Json, config: Json = NO_CONFIG) -> str:
         _harmed(report),
         _landings(report["after"]),
         _notes(report.get("notes", ())),
-        _loading(timm),
+        _loading(timm, report["model"]["spec"]),
         _files(),
         LIMITS,
         _origin(report),
@@ -125,12 +125,17 @@ def _notes(notes: Sequence[str]) -> str:
     return "\n".join(f"- {_text(note)}" for note in notes)
 
 
-def _loading(timm: bool) -> str:
-    code = (
-        'import timm\nmodel = timm.create_model("local-dir:PATH", pretrained=True)'
-        if timm
-        else 'from modeledit import load_model\nmodel = load_model("PATH").module'
-    )
+def _loading(timm: bool, spec: str) -> str:
+    if timm:
+        code = 'import timm\nmodel = timm.create_model("local-dir:PATH", pretrained=True)'
+    elif spec.startswith("python:"):  # a module that was handed in: only its author can build it
+        code = (
+            "from safetensors.torch import load_file\n"
+            f"# model: a {spec.removeprefix('python:')}, built as the original was\n"
+            'model.load_state_dict(load_file("PATH/model.safetensors"))'
+        )
+    else:
+        code = 'from modeledit import load_model\nmodel = load_model("PATH").module'
     return (
         "## Load\n\nPATH is this directory.\n\n"
         f"```python\n{code}\n```\n\n"
