@@ -158,8 +158,8 @@ def table(rows: list[dict[str, Any]], epoch: int, speed: float) -> Iterator[str]
         f"Of {len({(r['class'], r['seed']) for r in rows})} classes and seeds, on test images. "
         "Drops are in points, negative = better than before; score and search are the dearest "
         "class's share of the forward-equivalents of a 30-epoch training; s is the mean wall-clock "
-        f"time of scoring, searching and editing. The training would take about {training * speed:,.0f} s "
-        f"on the same machine ({rows[0]['threads']} threads, from timed batches)."
+        "time of scoring, searching and editing. The training would take about "
+        f"{training * speed:,.0f} s on the same machine ({rows[0]['threads']} threads, from timed batches)."
     )
     yield ""
     heads = ("method", "recall, mean / worst", "retain drop, mean / worst", "gates passed")
