@@ -154,12 +154,12 @@ def seconds_per_pass(baseline: Baseline) -> float:
 def table(rows: list[dict[str, Any]], epoch: int, speed: float) -> Iterator[str]:
     """Markdown: a summary by method, then every row."""
     training = 30 * 3 * epoch  # forward-equivalents of a 30-epoch training
+    runs = len({(row["class"], row["seed"]) for row in rows})
     yield (
-        f"Of {len({(r['class'], r['seed']) for r in rows})} classes and seeds, on test images. "
-        "Drops are in points, negative = better than before; score and search are the dearest "
-        "class's share of the forward-equivalents of a 30-epoch training; s is the mean wall-clock "
-        "time of scoring, searching and editing. The training would take about "
-        f"{training * speed:,.0f} s on the same machine ({rows[0]['threads']} threads, from timed batches)."
+        f"Test images, {runs} classes and seeds. Drops are in points, negative = better than before. "
+        "Score and search: share of the forward-equivalents of a 30-epoch training, for the dearest "
+        "class. s: mean wall-clock time of scoring, searching and editing. The training would take "
+        f"about {training * speed:,.0f} s here ({rows[0]['threads']} threads, from timed batches)."
     )
     yield ""
     heads = ("method", "recall, mean / worst", "retain drop, mean / worst", "gates passed")
