@@ -156,9 +156,9 @@ def table(rows: list[dict[str, Any]], epoch: int, speed: float) -> Iterator[str]
     training = 30 * 3 * epoch  # forward-equivalents of a 30-epoch training
     runs = len({(row["class"], row["seed"]) for row in rows})
     yield (
-        f"Test images, {runs} classes and seeds. Drops are in points, negative = better than before. "
-        "Score and search: share of the forward-equivalents of a 30-epoch training, for the dearest "
-        "class. s: mean wall-clock time of scoring, searching and editing. The training would take "
+        f"Test images, {runs} classes and seeds. Drops are in points, negative = better. "
+        "Score and search: share of the forward-equivalents of a 30-epoch training, dearest class. "
+        "s: mean wall-clock time of scoring, searching and editing. The training would take "
         f"about {training * speed:,.0f} s here ({rows[0]['threads']} threads, from timed batches)."
     )
     yield ""
