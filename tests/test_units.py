@@ -41,7 +41,7 @@ def _is_matrix(model: nn.Module, name: str) -> bool:
 
 
 def test_densenet121_has_61_convolutions_that_nothing_pins() -> None:
-    """The published count: METHODS, section 5."""
+    """The count for the published architecture."""
     anatomy = survey(torchvision.models.densenet121(num_classes=3), zoo.noise(1, 3, 32, 32))
     pins = Counter(layer.pin for layer in anatomy.layers.values())
     assert pins == {"zero": 61, "norm": 59}

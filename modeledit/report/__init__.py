@@ -122,7 +122,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Report:
-    """The report of one task; see DESIGN's schema for the keys."""
+    """The report of one task; blocks that were not measured are None or empty."""
 
     task: str
     target: str

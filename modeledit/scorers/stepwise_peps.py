@@ -1,7 +1,7 @@
 """Selective PEPS, scored again after every small edit; the default for class unlearning.
 
 A weight's score tells when it is zeroed: the scorer plays the edit through on a copy, in rounds.
-Ours; the score of one round is that of METHODS 1.1 with losses in place of margins, so that images
+Ours; a round scores like selective `peps`, with losses in place of margins, so that those images
 which are still recognised, and retained images near the boundary, count most.
 """
 
