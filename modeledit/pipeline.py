@@ -102,6 +102,8 @@ def unlearn(
     baseline = baseline or Baseline(_as_loaded(model), _as_data(data))
     target = forget_target(forget, baseline.data)
     limits = Limits(max_forget, max_retain_drop)
+    scorer, editor = _as_scorer(scorer), _as_editor(editor)
+    editor.check(scorer.granularity)
     clock = Clock(runtime or Runtime())
     with clock.stage("score") as metered:
         scores = score(baseline.loaded, baseline.data, target, scorer, metered)
@@ -120,8 +122,7 @@ def score(
     """How responsible each weight or unit is for the target, on the training split."""
     loaded, data = _as_loaded(model), _as_data(data)
     check_classes(loaded, data)
-    made: Scorer = plugins.create("scorers", scorer) if isinstance(scorer, str) else scorer
-    scores = made(loaded.module, data.train, target, runtime)
+    scores = _as_scorer(scorer)(loaded.module, data.train, target, runtime)
     origin = {"model_digest": identity(loaded.base_state()), "data_digest": data.digest()}
     return replace(scores, header={**scores.header, **origin})
 
@@ -148,7 +149,7 @@ def edit(
         raise ModelEditError(f"edits are judged for class targets; these scores are for {target}")
     limits = Limits(max_forget, max_retain_drop)
     clock = Clock(runtime or Runtime())
-    return _edit("edit", baseline, scores, target, editor, strength, limits, clock)
+    return _edit("edit", baseline, scores, target, _as_editor(editor), strength, limits, clock)
 
 
 def evaluate(
@@ -176,7 +177,9 @@ def measure(
 
 def forget_target(forget: Classes, data: Data) -> ForgetClass:
     """The classes to forget: each has examples in every split, and something is left to retain."""
-    given = [forget] if isinstance(forget, int | str) else list(forget)
+    given = (
+        list(forget) if isinstance(forget, Iterable) and not isinstance(forget, str) else [forget]
+    )
     target = ForgetClass(tuple(targets.class_index(c, data.class_names) for c in given))
     for split in (data.train, data.validation, data.test):
         for index in target.classes:
@@ -209,28 +212,35 @@ def _edit(
     baseline: Baseline,
     scores: Scores,
     target: ForgetClass,
-    editor: Editor | str,
+    editor: Editor,
     strength: Strength | Auto,
     limits: Limits,
     clock: Clock,
 ) -> Result:
     loaded = baseline.loaded
-    made: Editor = plugins.create("editors", editor) if isinstance(editor, str) else editor
     with clock.stage("edit") as metered:
-        planner = made.prepare(scores, loaded.module, baseline.data.train, metered)
+        planner = editor.prepare(scores, loaded.module, baseline.data.train, metered)
     if strength == "auto":
         with clock.stage("search") as metered:
             plan, trials = search.find(planner, scores, baseline, target, limits, metered)
     else:
         plan, trials = planner(strength), ()
     plan = rename(plan, loaded.module, loaded.base_state())
-    described = describe_edit(plan, scores, made, loaded.module)
+    described = describe_edit(plan, scores, editor, loaded.module)
     report, network = judged(task, baseline, target, plan, trials, limits, described, clock)
     return Result(report, plan, scores, network, loaded)
 
 
 def _as_loaded(model: Model) -> LoadedModel:
     return model if isinstance(model, LoadedModel) else LoadedModel.of(model)
+
+
+def _as_scorer(scorer: Scorer | str) -> Scorer:
+    return plugins.create("scorers", scorer) if isinstance(scorer, str) else scorer
+
+
+def _as_editor(editor: Editor | str) -> Editor:
+    return plugins.create("editors", editor) if isinstance(editor, str) else editor
 
 
 def _as_data(data: Datasets) -> Data:

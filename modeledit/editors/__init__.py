@@ -44,6 +44,15 @@ class Editor(ABC):
         The plan needs no header; the base writes it.
         """
 
+    def check(self, granularity: Granularity) -> None:
+        """Refuse scores of a kind that this editor cannot use."""
+        if granularity not in self.granularities:
+            allowed = " or ".join(self.granularities)
+            raise ModelEditError(
+                f"{self.name} edits by {allowed}, but the scores are per {granularity}: "
+                "use another editor, or another scorer or granularity"
+            )
+
     def prepare(
         self,
         scores: Scores,
@@ -53,11 +62,7 @@ class Editor(ABC):
     ) -> Planner:
         """A function from strength to plan; pins are measured once, on `split`."""
         runtime = runtime or Runtime()
-        if scores.granularity not in self.granularities:
-            allowed = " or ".join(self.granularities)
-            raise ModelEditError(
-                f"{self.name} edits by {allowed}, but the scores are per {scores.granularity}"
-            )
+        self.check(scores.granularity)
         draft = self.draft(scores, model, split, runtime)
         header = {
             "editor": self.name,
