@@ -10,7 +10,8 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/modeledit unlearn --class 3 --demo --force -o modeledit-out
+	rm -rf modeledit-out
+	$(BIN)/modeledit unlearn --class 3 --demo -o modeledit-out
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

@@ -6,7 +6,7 @@
 cifar10: ResNet-18 with the CIFAR stem for 40 epochs, about 95 %, the base of tables beside the
 literature; minutes on a GPU, a day on two cores. fashion-mnist: timm's resnet18 for 4 epochs, about
 92 %. Stopped and called again, it goes on after the last finished epoch. Trained is on the train
-split without the validation images that are cut from it, so the tables' validation is held out.
+split without the validation images that are cut from it: those of a table with the same seed.
 """
 
 from __future__ import annotations

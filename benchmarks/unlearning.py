@@ -32,6 +32,7 @@ from modeledit.judging import Baseline
 from modeledit.pipeline import edit, forget_target, score, unlearn
 from modeledit.plugins import create
 from modeledit.runtime import Runtime
+from modeledit.units import survey
 
 HERE = Path(__file__).parent
 
@@ -117,7 +118,8 @@ def run(
             loaded, data, scores, editor=editor, strength=count, runtime=runtime, baseline=baseline
         )
     report = result.report.to_dict()
-    classifier = [row for row in report["edit"]["by_layer"] if row["layer"].startswith("fc.")]
+    classifier = survey(loaded.module, data.train.example()).classifier
+    edited = {row["layer"] for row in report["edit"]["by_layer"]}
     return {
         "class": baseline.data.class_names[forget],
         "recall_before": report["before"]["forgotten_recall"],
@@ -127,7 +129,7 @@ def run(
         "strength": report["edit"]["strength"],
         "changed_weights": report["edit"]["changed_weights"],
         "changed_fraction": report["edit"]["changed_fraction"],
-        "classifier_edited": bool(classifier),
+        "classifier_edited": any(name.startswith(f"{classifier}.") for name in edited),
         "gates_passed": result.passed,
         "cost": report["cost"] | scored,
         "model": report["model"]["digest"],
@@ -158,7 +160,7 @@ def table(rows: list[dict[str, Any]], epoch: int, speed: float) -> Iterator[str]
     yield (
         f"Test images, {runs} classes and seeds. Drops are in points, negative = better. "
         "Score and search: share of the forward-equivalents of a 30-epoch training, dearest class. "
-        "s: mean wall-clock time of scoring, searching and editing. The training would take "
+        "s: longest wall-clock time of scoring, searching and editing. The training would take "
         f"about {training * speed:,.0f} s here ({rows[0]['threads']} threads, from timed batches)."
     )
     yield ""
@@ -173,7 +175,7 @@ def table(rows: list[dict[str, Any]], epoch: int, speed: float) -> Iterator[str]
             100 * max(row["cost"][stage]["passes"] for row in mine) / training
             for stage in ("score", "search")
         ]
-        seconds = statistics.mean(
+        seconds = max(
             sum(row["cost"][stage]["seconds"] for stage in ("score", "search", "edit"))
             for row in mine
         )
@@ -210,6 +212,7 @@ def main() -> None:
     log = chosen.results / f"{chosen.name or chosen.dataset}.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(row["method"], row["seed"], row["class"]) for row in rows}
+    digests = {row["model"] for row in rows}
 
     def default(seed: int, name: str) -> dict[str, Any] | None:
         mine = (r for r in rows if (r["method"], r["seed"], r["class"]) == (DEFAULT, seed, name))
@@ -217,6 +220,8 @@ def main() -> None:
 
     for seed in chosen.seeds:
         baseline = load(chosen.dataset, chosen.data, chosen.checkpoint, seed, chosen.limit)
+        if digests - {baseline.digest}:
+            raise SystemExit(f"{log} is of another model: give this one a --name of its own")
         for method in chosen.methods:
             for forget in chosen.classes:
                 name = baseline.data.class_names[forget]

@@ -58,7 +58,8 @@ def command(
     """
     inputs.check(model, data)
     to = Destination(saving, printing, None, force)
-    to.check(inputs.paths(model, data, scores))
+    if not saving.dry_run:
+        to.check(inputs.paths(model, data, scores))
     editor = inputs.editor(editing)
     runtime = inputs.runtime(run, as_json=printing.as_json)
 

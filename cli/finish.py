@@ -83,7 +83,8 @@ def _print(result: Result, to: Destination, saved: Path | None, verbose: bool) -
     if saved is None:
         lines.append("no checkpoint was written: a gate failed (--force writes it all the same)")
     else:
-        lines += [f"wrote   {saved}", f"load    {_loader(result, saved)}"]
+        failed = "" if result.passed else ", although a gate failed (--force)"
+        lines += [f"wrote   {saved}{failed}", f"load    {_loader(result, saved)}"]
         if not to.saving.no_undo:
             lines.append(f"revert  modeledit revert {shlex.quote(str(saved))} -o restored")
     emit("\n".join(lines) + "\n")

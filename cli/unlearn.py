@@ -66,7 +66,8 @@ def command(
         raise ModelEditError("no class was named: give --class with its number or name")
     inputs.check(model, data)
     to = Destination(saving, printing, save_scores, force)
-    to.check(inputs.paths(model, data))
+    if not saving.dry_run:
+        to.check(inputs.paths(model, data))
     scorer, editor = inputs.scorer(scoring), inputs.editor(editing)
     runtime = inputs.runtime(run, as_json=printing.as_json)
     network, images = inputs.load(model, data, run.seed)

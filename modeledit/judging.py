@@ -124,9 +124,26 @@ def judged(
         verdict=word,
         explanation=why,
         cost=clock.cost(),
-        notes=unedited.notes,
+        notes=unedited.notes + doubts(data, target, limits, searched=bool(trials)),
     )
     return report, network
+
+
+def doubts(data: Data, target: ForgetClass, limits: Limits, *, searched: bool) -> tuple[str, ...]:
+    """What the reader of the numbers must know about the images behind them."""
+    notes = []
+    fewest = min(int((data.test.labels == c).sum()) for c in target.classes)
+    if fewest * limits.max_forget < 1:
+        notes.append(
+            f"{fewest} test images of a forgotten class cannot resolve a recall of "
+            f"{limits.max_forget:g}: none may be recognised, and more could be in use"
+        )
+    if searched and data.validation_is_training:
+        notes.append(
+            "validation was cut from training data, where losses look smaller: the search kept "
+            "two standard errors of margin instead of one"
+        )
+    return tuple(notes)
 
 
 def describe_edit(plan: EditPlan, scores: Scores, editor: Editor, model: nn.Module) -> Edit:
@@ -134,7 +151,9 @@ def describe_edit(plan: EditPlan, scores: Scores, editor: Editor, model: nn.Modu
     total = sum(parameter.numel() for parameter in model.parameters())
     return Edit(
         scorer=str(scores.header.get("scorer", "unknown")),
+        scorer_options=dict(scores.header.get("options", {})),
         editor=editor.name,
+        editor_options=dict(plan.header["options"]),
         granularity=scores.granularity,
         strength=plan.header["strength"],
         changed_weights=plan.changed_weights,

@@ -28,7 +28,7 @@ from modeledit.report.card import model_card
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
 from modeledit.selection import Strength
-from modeledit.surgery import rename
+from modeledit.surgery import rename, settled
 from modeledit.targets import ForgetClass, Target
 from modeledit.types import EditPlan, Scores
 
@@ -145,6 +145,12 @@ def edit(
     target = targets.parse(str(scores.header.get("target", "")), numbers)
     if scores.header.get("model_digest", baseline.digest) != baseline.digest:
         raise ModelEditError("the scores were made for another model: score this one first")
+    if scores.header.get("data_digest") not in (None, baseline.data.digest()):
+        raise ModelEditError(
+            "the scores were made on other data, or on another cut of it, whose training images "
+            f"may be test images here: use the same --data, --limit and --seed "
+            f"({scores.header.get('seed')})"
+        )
     if not isinstance(target, ForgetClass):
         raise ModelEditError(f"edits are judged for class targets; these scores are for {target}")
     limits = Limits(max_forget, max_retain_drop)
@@ -197,7 +203,7 @@ def forget_target(forget: Classes, data: Data) -> ForgetClass:
 def recipe(report: Report) -> dict[str, Any]:
     """What the checkpoint's metadata says of its making; nothing that depends on time."""
     edit = report.to_dict()["edit"]
-    keys = ("scorer", "editor", "granularity", "strength")
+    keys = ("scorer", "scorer_options", "editor", "editor_options", "granularity", "strength")
     return {
         **{key: edit[key] for key in keys},
         "target": report.target,
@@ -225,7 +231,8 @@ def _edit(
             plan, trials = search.find(planner, scores, baseline, target, limits, metered)
     else:
         plan, trials = planner(strength), ()
-    plan = rename(plan, loaded.module, loaded.base_state())
+    base = loaded.base_state()
+    plan = settled(rename(plan, loaded.module, base), base)
     described = describe_edit(plan, scores, editor, loaded.module)
     report, network = judged(task, baseline, target, plan, trials, limits, described, clock)
     return Result(report, plan, scores, network, loaded)

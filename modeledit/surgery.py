@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,7 @@ __all__ = [
     "pins",
     "record_means",
     "rename",
+    "settled",
     "tap",
     "tied_names",
 ]
@@ -217,6 +219,24 @@ def apply_to_state(
     for change in plan.changes:
         _write(_at_least_1d(result[change.tensor]), change)
     return result
+
+
+def settled(plan: EditPlan, state: Mapping[str, Tensor]) -> EditPlan:
+    """The plan with factors replaced by the values that they lead to.
+
+    Whoever has the edited tensors and a factor other than 0 has the old value too; a plan that is
+    handed out must not say more than the edited checkpoint does.
+    """
+    after = apply_to_state(state, plan, source="the model")
+
+    def settle(change: Change) -> Change:
+        if change.action == "set" or not bool(change.operand.any()):
+            return change
+        tensor = _at_least_1d(after[change.tensor])
+        values = tensor[_place(tensor, change)].float()
+        return replace(change, action="set", operand=values)
+
+    return replace(plan, changes=tuple(settle(change) for change in plan.changes))
 
 
 def _targets(model: nn.Module, plan: EditPlan) -> list[tuple[Tensor, Change]]:

@@ -59,7 +59,7 @@ def sample(*, passed: bool) -> Report:
         versions={"modeledit": "0"},
         before=measured(0.95, 0.90),
         after=measured(0.004, 0.88),
-        edit=Edit("peps", "zero", "weight", 0.003, 36, 0, 0.0045, rows, "f"),
+        edit=Edit("peps", {}, "zero", {}, "weight", 0.003, 36, 0, 0.0045, rows, "f"),
         search=(trial,),
         gates=(GateResult("forgotten recall", 0.01, value, passed),),
         verdict="suppressed, unverified" if passed else "no effect",

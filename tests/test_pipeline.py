@@ -213,9 +213,43 @@ def test_scores_of_another_model_are_refused(few, forgotten):
     other = replace(scores, header={**scores.header, "model_digest": "0"})
     with pytest.raises(ModelEditError, match="the scores were made for another model"):
         pipeline.edit(few.loaded, few.data, other)
-    accuracy = replace(scores, header={**scores.header, "target": "accuracy"})
+    here = {**scores.header, "data_digest": few.data.digest()}
+    accuracy = replace(scores, header={**here, "target": "accuracy"})
     with pytest.raises(ModelEditError, match="these scores are for accuracy"):
         pipeline.edit(few.loaded, few.data, accuracy)
+
+
+def test_scores_of_another_cut_are_refused(few, forgotten):
+    """Their training images may be test images here."""
+    scores = forgotten[0].scores
+    other = replace(scores, header={**scores.header, "data_digest": "0", "seed": 7})
+    with pytest.raises(ModelEditError, match=r"another cut of it.*--seed \(7\)"):
+        pipeline.edit(few.loaded, few.data, other)
+
+
+def test_more_than_the_order_of_editing_is_refused(few):
+    order = pipeline.score(few.loaded, few.data, ForgetClass((3,)))
+    with pytest.raises(ModelEditError, match="order of editing"):
+        create("editors", "zero")(order, order.header["steps"][-1] + 1)
+
+
+def test_a_written_plan_holds_values_and_no_factors(few):
+    """A factor and an edited weight together would give the old weight away."""
+    scores = pipeline.score(few.loaded, few.data, ForgetClass((3,)), "ssd")
+    result = pipeline.edit(few.loaded, few.data, scores, editor="dampen", strength=50, baseline=few)
+    assert all(c.action == "set" or not c.operand.any() for c in result.plan.changes)
+    planned = create("editors", "dampen")(scores, 50)
+    expected = apply(few.loaded.module, planned).state_dict()
+    for name, tensor in result.model.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_a_class_that_was_gone_before_is_not_called_suppressed(few):
+    result = modeledit.unlearn(few.loaded, few.data, 3, baseline=few)
+    gone = replace(few.loaded, module=result.model, checkpoint=None)
+    again = modeledit.unlearn(gone, few.data, 3)
+    assert again.report.verdict == "no effect"
+    assert "nothing left to forget" in again.report.explanation
 
 
 def test_evaluate_measures_and_writes_nothing(few):
@@ -268,7 +302,11 @@ def test_the_search_measures_what_the_edit_does(scorer, few):
 def test_an_edit_outside_the_scored_end_is_measured_in_full(options, few):
     """Weights that the default scorer never zeroes lie before the end that the search repeats."""
     editor = create("editors", "zero", options)
-    result = modeledit.unlearn(few.loaded, few.data, 3, editor=editor, baseline=few)
+    order = pipeline.score(few.loaded, few.data, ForgetClass((3,)))
+    with pytest.raises(ModelEditError, match="order highest and allocation global"):
+        editor(order, 1)
+    scores = replace(order, header={k: v for k, v in order.header.items() if k != "steps"})
+    result = pipeline.edit(few.loaded, few.data, scores, editor=editor, baseline=few)
     last = max(result.report.search, key=lambda trial: trial.strength)
     edited = apply(few.loaded.module, editor(result.scores, last.strength))
     full = pipeline.measure(edited, few.data.validation, ForgetClass((3,)), few.data.class_names)

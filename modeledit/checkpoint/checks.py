@@ -111,7 +111,7 @@ class _Folder:
         _agree("the report's base", _at(found, "model", "digest"), "the edit's", patch.base)
         _agree("the report's model", _at(found, "model", "edited"), "the edit's", patch.edited)
         _agree("the report's edit", _at(found, "edit", "digest"), "this edit", patch.plan.digest())
-        return "its numbers are of this checkpoint"
+        return "it names this checkpoint; its numbers were not measured again"
 
     def _model(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         with Reader(self.path / MODEL) as reader:

@@ -59,7 +59,8 @@ def _indices(texts: Sequence[str], names: Sequence[str]) -> Labels:
     if unknown:
         raise DataError(
             f"label {_some(unknown)} is not among the {len(names)} classes: "
-            f"use {_some(names)} or numbers from 0 to {len(names) - 1}"
+            f"use {_some(names)} or numbers from 0 to {len(names) - 1}, or give the labels in the "
+            "model's order with --class-names"
         )
     return np.array([place[text] for text in texts], dtype=np.int64)
 

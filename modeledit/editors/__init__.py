@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modeledit.data import Split
 from modeledit.errors import ModelEditError
 from modeledit.runtime import Runtime
-from modeledit.selection import Allocation, Order, Strength, select
+from modeledit.selection import Allocation, Order, Strength, how_many, select
 from modeledit.types import EditPlan, Granularity, Scores
 
 Planner = Callable[[Strength], EditPlan]
@@ -71,6 +71,7 @@ class Editor(ABC):
         }
 
         def plan(strength: Strength) -> EditPlan:
+            self._check_order(scores, strength)
             chosen = select(
                 scores.values,
                 strength,
@@ -92,6 +93,18 @@ class Editor(ABC):
     ) -> EditPlan:
         """The plan at one strength. Edits of units need the model; mean pins need a split too."""
         return self.prepare(scores, model, split, runtime)(strength)
+
+    def _check_order(self, scores: Scores, strength: Strength) -> None:
+        """Scores that are an order of editing end somewhere: beyond it nothing was scored."""
+        steps = scores.header.get("steps")
+        if not steps:
+            return
+        count = how_many(scores.count, strength)
+        if self.order != "highest" or self._allocation(scores) != "global" or count > steps[-1]:
+            raise ModelEditError(
+                f"these scores are the order of editing {steps[-1]:,} weights: use a strength of "
+                "at most that many, order highest and allocation global, or another scorer"
+            )
 
     def _allocation(self, scores: Scores) -> Allocation:
         if self.allocation != "auto":

@@ -60,11 +60,12 @@ def verdict(before: Measurement, after: Measurement, limits: Limits) -> tuple[st
             f"accuracy on the retained classes fell by {100 * retain.value:.1f} points, "
             f"limit {100 * retain.limit:.1f}"
         )
+    recalls = f"recall {before.forgotten_recall:.3f} before, {after.forgotten_recall:.3f} after"
+    if (before.forgotten_recall or 0.0) <= forget.limit:
+        return NO_EFFECT, f"there was nothing left to forget: {recalls}, limit {forget.limit:g}"
     if not forget.passed:
-        return NO_EFFECT, (
-            f"the class is still recognised: recall {before.forgotten_recall:.3f} before, "
-            f"{after.forgotten_recall:.3f} after, limit {forget.limit:g}"
-        )
+        return NO_EFFECT, f"the class is still recognised: {recalls}, limit {forget.limit:g}"
     return SUPPRESSED, (
-        "the class is no longer predicted; whether it is still represented inside was not tested"
+        "its images are no longer recognised; whether the class is still represented inside the "
+        "network was not tested"
     )

@@ -90,7 +90,9 @@ class Edit:
     """What was changed, and by what."""
 
     scorer: str
+    scorer_options: Mapping[str, Any]
     editor: str
+    editor_options: Mapping[str, Any]
     granularity: str
     strength: float | int
     changed_weights: int
