@@ -353,6 +353,8 @@ def test_an_interruption_in_the_middle() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A runner in the background ignores SIGINT, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not Path("running").exists() and process.poll() is None and time.monotonic() < deadline:
