@@ -16,7 +16,8 @@ import modeledit
 from modeledit import demo, pipeline
 from modeledit.checkpoint import read_state, revert, verify
 from modeledit.errors import CheckpointError, DataError, GateError, ModelEditError
-from modeledit.judging import Baseline
+from modeledit.eval.gates import Limits
+from modeledit.judging import Baseline, doubts
 from modeledit.models import load_model
 from modeledit.plugins import create
 from modeledit.runtime import Runtime
@@ -231,6 +232,25 @@ def test_more_than_the_order_of_editing_is_refused(few):
     order = pipeline.score(few.loaded, few.data, ForgetClass((3,)))
     with pytest.raises(ModelEditError, match="order of editing"):
         create("editors", "zero")(order, order.header["steps"][-1] + 1)
+
+
+def test_an_order_of_nothing_edits_nothing(few):
+    order = pipeline.score(few.loaded, few.data, ForgetClass((3,)))
+    empty = replace(order, header={**order.header, "steps": []})
+    assert create("editors", "zero")(empty, 0).changed_weights == 0
+    with pytest.raises(ModelEditError, match="order of editing 0 weights"):
+        create("editors", "zero")(empty, 1)
+
+
+def test_few_test_images_and_a_cut_validation_split_are_noted(few):
+    target = ForgetClass((3,))
+    held = int((few.data.test.labels == 3).sum())
+    limits = Limits(max_forget=0.5 / held)
+    assert "cannot resolve" in doubts(few.data, target, limits, searched=True)[0]
+    assert doubts(few.data, target, Limits(max_forget=1.0), searched=True) == ()
+    cut = replace(few.data, validation_is_training=True)
+    assert "two standard errors" in doubts(cut, target, Limits(max_forget=1.0), searched=True)[0]
+    assert doubts(cut, target, Limits(max_forget=1.0), searched=False) == ()
 
 
 def test_a_written_plan_holds_values_and_no_factors(few):

@@ -97,12 +97,12 @@ class Editor(ABC):
     def _check_order(self, scores: Scores, strength: Strength) -> None:
         """Scores that are an order of editing end somewhere: beyond it nothing was scored."""
         steps = scores.header.get("steps")
-        if not steps:
+        if steps is None:
             return
-        count = how_many(scores.count, strength)
-        if self.order != "highest" or self._allocation(scores) != "global" or count > steps[-1]:
+        count, most = how_many(scores.count, strength), steps[-1] if steps else 0
+        if self.order != "highest" or self._allocation(scores) != "global" or count > most:
             raise ModelEditError(
-                f"these scores are the order of editing {steps[-1]:,} weights: use a strength of "
+                f"these scores are the order of editing {most:,} weights: use a strength of "
                 "at most that many, order highest and allocation global, or another scorer"
             )
 
