@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-GROUPS = ("Model", "Data", "Scoring", "Editing", "Gates", "Output", "Run")
+GROUPS = ("Model", "Data", "Attack", "Scoring", "Editing", "Gates", "Output", "Run")
 COLUMN = 24  # where the explanations begin, the same in every group
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -15,6 +15,7 @@ from .errors import PASSED
 from .files import check
 from .finish import files, save_report
 from .options_input import DataChoice, ModelChoice, data_options, model_options
+from .options_measure import Attacking, attack_options, positive_option
 from .options_run import Printing, Run, force_option, printing_options, run_options
 from .show import draw, emit
 
@@ -30,12 +31,23 @@ from .show import draw, emit
     group="Data",
     help="Measure this class apart from the others; repeat for several.",
 )
+@option(
+    "--groups",
+    is_flag=True,
+    group="Data",
+    help="Compare the groups of --group-column: recall, fairness metrics.",
+)
+@positive_option
+@attack_options(None)
 @printing_options
 @force_option
 @run_options
 def command(
     network: str | None,
     forget: tuple[str, ...],
+    groups: bool,
+    positive: str,
+    attacking: Attacking,
     model: ModelChoice,
     data: DataChoice,
     printing: Printing,
@@ -49,6 +61,7 @@ def command(
             raise ModelEditError(f"two models, {network} and --model {model.spec}: name one")
         model = replace(model, spec=network)
     inputs.check(model, data)
+    attack = attacking.chosen()
     check(files(("--report", printing.report)), inputs.paths(model, data), force=force)
     runtime = inputs.runtime(run, as_json=printing.as_json)
     loaded, images = inputs.load(model, data, run.seed)
@@ -56,7 +69,8 @@ def command(
     from modeledit import pipeline
 
     target = pipeline.forget_target(forget, images) if forget else None
-    report = pipeline.evaluate(loaded, images, target, runtime)
+    aspects = inputs.aspects(images, attack, attacking, positive if groups else None)
+    report = pipeline.evaluate(loaded, images, target, runtime, aspects)
     save_report(report, printing)
     if printing.as_json:
         emit(report.to_json())

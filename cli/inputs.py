@@ -14,11 +14,14 @@ from modeledit.errors import ModelEditError
 
 from .options_edit import Editing, Scoring
 from .options_input import DataChoice, ModelChoice
+from .options_measure import Attacking
 from .options_run import Run
 
 if TYPE_CHECKING:
+    from modeledit.attacks import Attack
     from modeledit.data import Data
     from modeledit.editors import Editor
+    from modeledit.eval.aspects import Aspects
     from modeledit.models import LoadedModel, Preprocessing
     from modeledit.runtime import Runtime
     from modeledit.scorers import Scorer
@@ -116,6 +119,23 @@ def _demo_data(preprocessing: Preprocessing, limit: int | None, seed: int) -> Da
         return images
     splits = {name: getattr(images, name) for name in ("train", "validation", "test")}
     return replace(images, **{name: s.sample(limit, seed) for name, s in splits.items()})
+
+
+def aspects(
+    images: Data, attack: Attack | None, attacking: Attacking, positive: str | None
+) -> Aspects:
+    """What to measure besides the classes. positive: the class to compare groups by, if at all."""
+    from modeledit.eval.aspects import Aspects
+    from modeledit.models import load_model
+    from modeledit.targets import class_index
+
+    return Aspects(
+        positive=None if positive is None else class_index(positive, images.class_names),
+        attack=attack,
+        images=attacking.images,
+        queries=attacking.queries,
+        rival=None if attacking.transfer is None else load_model(attacking.transfer),
+    )
 
 
 def paths(model: ModelChoice, data: DataChoice, *others: Path) -> list[Path]:

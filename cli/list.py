@@ -14,14 +14,14 @@ from .show import clean, emit, emit_json
 if TYPE_CHECKING:
     from modeledit.plugins import Kind
 
-KINDS: tuple[Kind, ...] = ("scorers", "editors")
+KINDS: tuple[Kind, ...] = ("scorers", "editors", "attacks")
 
 
 @verb("list", "modeledit list scorers")
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @json_option
 def command(kind: str | None, as_json: bool) -> int:
-    """List the scorers and editors, those of other packages included."""
+    """List the scorers, editors and attacks, those of other packages included."""
     from modeledit import plugins
 
     shown = {each: plugins.summaries(each) for each in KINDS if kind in (None, each)}

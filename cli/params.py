@@ -57,6 +57,20 @@ class Share(_Type):
         return number
 
 
+class Epsilon(_Type):
+    """A length from 0 up, as a number or a fraction such as 8/255."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> float:
+        parts = [_number(part) for part in str(value).split("/")]
+        numbers = [n for n in parts if n is not None and math.isfinite(n)]
+        bad = len(numbers) != len(parts) or len(parts) > 2 or numbers[1:] == [0]
+        if bad or (length := numbers[0] / (numbers[1] if len(numbers) > 1 else 1)) < 0:
+            self.fail(f"{value!r} is not a size: give a number such as 8/255 or 0.03", param, ctx)
+        return length
+
+
 class Whole(_Type):
     """A whole number of at least `least`."""
 
@@ -123,7 +137,7 @@ class Names(_Type):
 
 
 class Plugin(_Type):
-    """The name of a scorer or an editor; the folders are read, nothing is imported."""
+    """The name of a scorer, editor or attack; the folders are read, nothing is imported."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind

@@ -30,6 +30,9 @@ def evaluation(report: Report) -> list[RenderableType]:
     parts += [classes(report.before)]
     if report.before.landings:
         parts += ["", landings(report.before.landings)]
+    from .show_aspects import aspects  # it draws with what is here
+
+    parts += aspects(report.before)
     stage = report.cost.evaluate
     parts += ["", Text(f"{stage.seconds:.1f} s, {stage.passes:,} images", style="dim")]
     return parts + notes(report.notes)

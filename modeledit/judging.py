@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,16 +12,28 @@ from typing import Any
 from torch import nn
 
 import modeledit
+from modeledit.attacks import Attack
 from modeledit.checkpoint import Staging, identity, read_state
 from modeledit.cost import Clock
 from modeledit.data import Data, Split
 from modeledit.editors import Editor
 from modeledit.errors import ModelError
+from modeledit.eval.aspects import (
+    Aspects,
+    attack_notes,
+    by_group,
+    pixel_model,
+    required,
+    suggested,
+    under_attack,
+    with_groups,
+)
+from modeledit.eval.attacks import Adversarial, craft
 from modeledit.eval.classes import summarise
 from modeledit.eval.gates import Limits, judge, verdict
 from modeledit.eval.predictions import Predictions, predict
 from modeledit.models import LoadedModel
-from modeledit.report import Edit, Report, Trial
+from modeledit.report import Edit, Measurement, Report, Trial
 from modeledit.runtime import Runtime
 from modeledit.tail import Tail
 from modeledit.targets import ForgetClass, Target
@@ -39,28 +52,72 @@ class Baseline:
         self.digest = identity(loaded.base_state())
         self._answers: dict[str, Predictions] = {}
         self._tail: Tail | None = None
+        self._crafted: dict[tuple[str, Attack, int], Adversarial] = {}
 
     def answers(self, split: Split, runtime: Runtime) -> Predictions:
         """Predictions on one of the data's splits; the second time they cost nothing."""
         if split.name not in self._answers:
-            work = copy.deepcopy(self.loaded.module).to(runtime.device)
-            self._answers[split.name] = predict(work, split, runtime, f"before, {split.name}")
+            self._answers[split.name] = predict(
+                self._copy(runtime), split, runtime, f"before, {split.name}"
+            )
         return self._answers[split.name]
 
     def tail(self, names: Sequence[str], runtime: Runtime) -> Tail:
         """A copy's end, from the parameters `names` on, over the validation images; the last one is
         kept, as edits of other classes by the same scorer need it again."""
         if self._tail is None or self._tail.names != tuple(names):
-            work = copy.deepcopy(self.loaded.module).to(runtime.device).eval()
+            work = self._copy(runtime)
             split = self.data.validation
             with runtime.progress.stage("first layers, validation", len(split)) as tick:
                 self._tail = Tail(work, names, split.batches(runtime), runtime, tick, CACHE)
         return self._tail
 
-    def report(self, target: Target | None, clock: Clock) -> Report:
+    def crafted(self, aspects: Aspects, split: Split, runtime: Runtime) -> Adversarial:
+        """Adversarial images of some of the split's, made once, on the unedited network."""
+        attack = required(aspects.attack)
+        key = (split.name, attack, aspects.images)
+        if key not in self._crafted:
+            network = pixel_model(self.loaded, self._copy(runtime), runtime)
+            some = split.sample(min(aspects.images, len(split)), runtime.seed)
+            self._crafted[key] = craft(attack, network, some, runtime)
+        return self._crafted[key]
+
+    def measured(
+        self,
+        module: nn.Module | None,
+        answers: Predictions,
+        target: Target | None,
+        aspects: Aspects,
+        runtime: Runtime,
+    ) -> tuple[Measurement, tuple[str, ...]]:
+        """Everything the report says of a network on the test split, and what to know about it.
+
+        module: the edited network, on the runtime's device; None for the unedited one.
+        """
+        test = self.data.test
+        notes: list[str] = []
+        found = summarise(answers, target, self.data.class_names)
+        if aspects.positive is not None:
+            fairness = by_group(answers, test, aspects.positive, runtime.seed)
+            found = with_groups(found, fairness)
+            if fairness.missing:
+                notes += fairness.notes(suggested(self.data, aspects.positive))
+        if aspects.attack is not None:
+            replayed = self.crafted(aspects, test, runtime)
+            network = pixel_model(self.loaded, module or self._copy(runtime), runtime)
+            fresh = replayed
+            if module is not None:
+                fresh = replayed.again(aspects.attack, network, runtime)
+            attack = under_attack(network, replayed, fresh, aspects, runtime)
+            found = replace(found, attack=attack)
+            notes += attack_notes(attack)
+        return found, tuple(notes)
+
+    def report(self, target: Target | None, clock: Clock, aspects: Aspects | None = None) -> Report:
         """The network as it is, on the test split."""
         with clock.stage("evaluate") as metered:
-            before = summarise(self.answers(self.data.test, metered), target, self.data.class_names)
+            answers = self.answers(self.data.test, metered)
+            before, said = self.measured(None, answers, target, aspects or Aspects(), metered)
         return Report(
             task="evaluate",
             target=str(target or "none"),
@@ -70,8 +127,11 @@ class Baseline:
             versions=modeledit.versions(),
             before=before,
             cost=clock.cost(),
-            notes=self.loaded.notes + self.data.notes + self.data.unreadable_notes(),
+            notes=self.loaded.notes + self.data.notes + self.data.unreadable_notes() + said,
         )
+
+    def _copy(self, runtime: Runtime) -> nn.Module:
+        return copy.deepcopy(self.loaded.module).to(runtime.device).eval()
 
 
 def check_classes(loaded: LoadedModel, data: Data) -> None:

@@ -18,6 +18,7 @@ from modeledit.cost import Clock
 from modeledit.data import Data, Split
 from modeledit.editors import Editor
 from modeledit.errors import DataError, GateError, ModelEditError
+from modeledit.eval.aspects import Aspects
 from modeledit.eval.classes import summarise
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
@@ -164,10 +165,12 @@ def evaluate(
     data: Datasets,
     target: Target | None = None,
     runtime: Runtime | None = None,
+    aspects: Aspects | None = None,
 ) -> Report:
-    """Measure a model on the test split; nothing is edited or written."""
+    """Measure a model on the test split, groups and attacks where `aspects` ask for them; nothing
+    is edited or written."""
     baseline = Baseline(_as_loaded(model), _as_data(data))
-    return baseline.report(target, Clock(runtime or Runtime()))
+    return baseline.report(target, Clock(runtime or Runtime()), aspects)
 
 
 def measure(

@@ -1,8 +1,10 @@
-"""The folder is the registry: a file of `scorers/` or `editors/` is a plugin, named like the file.
+"""The folder is the registry: a file of `scorers/`, `editors/` or `attacks/` is a plugin, named
+like the file.
 
 `neuron_shapley.py` is `neuron-shapley`; it holds one public class derived from the folder's base.
-Other distributions add theirs through the entry-point groups `modeledit.scorers` and
-`modeledit.editors`. Listing imports nothing heavy: names and first lines are read from the files.
+Other distributions add theirs through the entry-point groups `modeledit.scorers`,
+`modeledit.editors` and `modeledit.attacks`. Listing imports nothing heavy: names and first lines
+are read from the files.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from modeledit.errors import ModelEditError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-Kind = Literal["scorers", "editors"]
+Kind = Literal["scorers", "editors", "attacks"]
+_BASES: dict[Kind, str] = {"scorers": "Scorer", "editors": "Editor", "attacks": "Attack"}
 _HERE = Path(__file__).parent
 
 
@@ -74,7 +77,7 @@ def create(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> A
 
 def _base(kind: Kind) -> type[Any]:
     package = importlib.import_module(f"modeledit.{kind}")
-    return package.Scorer if kind == "scorers" else package.Editor  # type: ignore[no-any-return]
+    return getattr(package, _BASES[kind])  # type: ignore[no-any-return]
 
 
 def _files(kind: Kind) -> list[Path]:

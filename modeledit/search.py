@@ -83,13 +83,16 @@ class Bench:
         held = [] if whole else self.tail.pieces
         # Of a complete tail nothing but unreadable images can be left.
         done = len(self.split) if self.tail.complete else self.tail.taken
-        rest = self.split.subset(range(0 if whole else done, len(self.split)))
+        start = 0 if whole else done
+        rest = self.split.subset(range(start, len(self.split)))
         with torch.inference_mode(), self.runtime.progress.stage(stage, len(self.split)) as tick:
             for piece in held:
-                pieces.append(reduced(self.tail.logits(piece, self.runtime), piece.labels))
+                logits = self.tail.logits(piece, self.runtime)
+                pieces.append(reduced(logits, piece.labels, piece.indices))
                 tick(len(piece.labels))
             for batch in rest.batches(self.runtime) if len(rest) else ():
-                pieces.append(reduced(self.tail.model(batch.images), batch.labels))
+                logits = self.tail.model(batch.images)
+                pieces.append(reduced(logits, batch.labels, batch.indices + start))
                 self.runtime.meter.forward(len(batch.labels))
                 tick(len(batch.labels))
         return joined(pieces)

@@ -21,10 +21,11 @@ from modeledit.runtime import Runtime, Tick
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One batch: what is needed to run its end, and its labels."""
+    """One batch: what is needed to run its end, its labels, and its positions in the split."""
 
     recording: Recording
     labels: Tensor
+    indices: Tensor
 
 
 class Tail:
@@ -59,7 +60,7 @@ class Tail:
             if limit < 0:
                 self.complete = False
                 break
-            self.pieces.append(Piece(recording, batch.labels))
+            self.pieces.append(Piece(recording, batch.labels, batch.indices))
             self.taken = int(batch.indices[-1]) + 1
             runtime.meter.forward(len(batch.labels))
             tick(len(batch.labels))

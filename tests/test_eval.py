@@ -22,7 +22,9 @@ def answers(labels, predicted, confidence=None):
     labels, predicted = np.array(labels), np.array(predicted)
     confidence = np.full(len(labels), 0.5) if confidence is None else np.array(confidence)
     margin = np.where(labels == predicted, 1.0, -1.0)
-    return Predictions(labels, predicted, confidence.astype(np.float32), margin)
+    return Predictions(
+        labels, predicted, confidence.astype(np.float32), margin, np.arange(len(labels))
+    )
 
 
 def test_slices_by_hand():

@@ -48,6 +48,14 @@ def read_manifest(path: Path, group_column: Sequence[str] = OPTIONAL) -> Table:
     )
 
 
+def other_columns(path: Path) -> tuple[str, ...]:
+    """The columns of a manifest that could name groups: all but path, label and split."""
+    tree, name, _ = _locate(path)
+    with tree.open(name) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        header = next(csv.reader(text), [])
+    return tuple(column for column in header if column not in ("path", "label", "split"))
+
+
 def _locate(path: Path) -> tuple[Tree, str, str]:
     """The tree, the manifest in it, and what to call that."""
     if path.is_dir() or path.suffix.lower() == ".zip":

@@ -17,6 +17,7 @@ from modeledit.surgery import evaluating
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+_COLUMNS = ("labels", "predicted", "confidence", "margin", "positions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,19 +25,19 @@ class Predictions:
     """A model's answers for n readable examples, in the order of the split.
 
     labels, predicted: (n,) class indices; confidence: (n,) softmax probability of the prediction;
-    margin: (n,) logit of the label minus the best other logit, > 0 where the answer is right.
+    margin: (n,) logit of the label minus the best other logit, > 0 where the answer is right;
+    positions: (n,) where the examples stand in the split.
     """
 
     labels: Ints
     predicted: Ints
     confidence: Floats
     margin: Floats
+    positions: Ints
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Predictions:
         """The answers for the examples of a mask."""
-        return Predictions(
-            self.labels[mask], self.predicted[mask], self.confidence[mask], self.margin[mask]
-        )
+        return Predictions(*(getattr(self, name)[mask] for name in _COLUMNS))
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
@@ -53,7 +54,7 @@ def predict(model: nn.Module, split: Split, runtime: Runtime, stage: str) -> Pre
     stage_of = runtime.progress.stage(stage, len(split))
     with evaluating(model), torch.inference_mode(), stage_of as tick:
         for batch in split.batches(runtime):
-            parts.append(reduced(model(batch.images), batch.labels))
+            parts.append(reduced(model(batch.images), batch.labels, batch.indices))
             runtime.meter.forward(len(batch.labels))
             tick(len(batch.labels))
     if not parts:
@@ -61,18 +62,18 @@ def predict(model: nn.Module, split: Split, runtime: Runtime, stage: str) -> Pre
     return joined(parts)
 
 
-def reduced(logits: Tensor, labels: Tensor) -> Predictions:
-    """(B, C) logits and (B,) labels to answers; logits that are not finite are a ModelError."""
+def reduced(logits: Tensor, labels: Tensor, positions: Tensor) -> Predictions:
+    """(B, C) logits, (B,) labels and positions to answers; logits that are not finite are a
+    ModelError."""
     if not bool(torch.isfinite(logits).all()):
         raise ModelError("the model's outputs are not finite: is the checkpoint sound?")
     confidence, predicted = logits.float().softmax(1).max(1)
     own = logits.gather(1, labels[:, None])[:, 0]
     others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    columns = (labels, predicted, confidence, own - others)
+    columns = (labels, predicted, confidence, own - others, positions)
     return Predictions(*(column.cpu().numpy() for column in columns))
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
     """All answers in the given order."""
-    columns = ("labels", "predicted", "confidence", "margin")
-    return Predictions(*(np.concatenate([getattr(p, name) for p in parts]) for name in columns))
+    return Predictions(*(np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS))

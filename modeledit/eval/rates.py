@@ -27,7 +27,7 @@ def coded(groups: Names | None, *columns: Ints) -> tuple[list[str], Ints]:
     names, codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     if len(names) < 2:
         raise DataError(
-            f"all images are of group {names[0]!r}: fairness compares two groups or more, "
+            f"all images are of group {str(names[0])!r}: fairness compares two groups or more, "
             "use another group column or more images"
         )
     return names.tolist(), codes.astype(np.int64)

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modeledit.eval.fairness import GroupMetrics
+from modeledit.eval.intervals import Interval
+
 SCHEMA = 1
 
 
@@ -44,8 +47,41 @@ class Landing:
 
 
 @dataclass(frozen=True)
+class AttackMetrics:
+    """A model under attack. Shares in 0..1; a rate over no image at all is None.
+
+    n: images shown. attacked: those among them that this model classifies correctly.
+    clean_accuracy, robust_accuracy: of all n; robust = right on the clean and on the changed image.
+    success_rate: of the attacked; the images were made on this very model (adaptive).
+    replay_success_rate, replay_restored_rate: images made on the intact model, over the
+    `replay_attacked` that it classifies correctly: taken for what the attacker wants, given their
+    true class. transfer_success_rate: the same for images made on another model.
+    ci95: Wilson's intervals. masked_gradients: whether the attack understates what can be done.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    n: int
+    attacked: int
+    clean_accuracy: float
+    robust_accuracy: float
+    success_rate: float | None
+    replay_attacked: int
+    replay_success_rate: float | None
+    replay_restored_rate: float | None
+    ci95: Mapping[str, Interval]
+    transfer_from: str | None = None
+    transfer_success_rate: float | None = None
+    masked_gradients: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """A model on the test split. `forget` and `retain` exist for class targets only."""
+    """A model on the test split. `forget` and `retain` exist for class targets only.
+
+    groups, fairness: where groups were measured; `fairness` is `Fairness.to_dict`'s block, whose
+    missing metrics are absent and listed. attack: where an attack was tried.
+    """
 
     all: SliceMetrics
     per_class: tuple[ClassMetrics, ...]
@@ -53,6 +89,9 @@ class Measurement:
     retain: SliceMetrics | None = None
     forgotten_recall: float | None = None  # of the forgotten class that is recalled most
     landings: tuple[Landing, ...] = ()
+    groups: tuple[GroupMetrics, ...] = ()
+    fairness: Mapping[str, Any] | None = None
+    attack: AttackMetrics | None = None
 
 
 @dataclass(frozen=True)

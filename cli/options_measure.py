@@ -1,0 +1,155 @@
+"""What is measured besides the classes: groups of people, and attacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modeledit.errors import ModelEditError
+
+from .command import option
+from .options import Decorator, Pairs, bundle
+from .params import Epsilon, KeyValue, Plugin, Whole
+
+if TYPE_CHECKING:
+    from modeledit.attacks import Attack
+
+ATTACK_FLAGS = ("eps", "norm", "steps", "step", "targeted", "attack_arg", "images", "queries")
+
+
+@dataclass(frozen=True)
+class Attacking:
+    """Which attack, its options where they were given, and how many images it is tried on."""
+
+    attack: str | None
+    eps: float | None
+    norm: str | None
+    steps: int | None
+    step: float | None
+    targeted: bool
+    attack_arg: Pairs
+    images: int
+    queries: int
+    transfer: str | None
+
+    def chosen(self) -> Attack | None:
+        """The attack with its options, an unknown one refused by name; None if none was named."""
+        if self.attack is None:
+            _refuse_stray()
+            return None
+        from modeledit import plugins
+
+        given = {name: getattr(self, name) for name in ("eps", "norm", "steps", "step")}
+        options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if self.targeted:
+            options["targeted"] = True
+        options.update(self.attack_arg)
+        try:
+            return plugins.create("attacks", self.attack, options)  # type: ignore[no-any-return]
+        except (TypeError, ValueError) as error:  # an option of the wrong kind
+            raise ModelEditError(f"{self.attack} does not take {options}: {error}") from error
+
+
+def _refuse_stray() -> None:
+    ctx = click.get_current_context()
+    for name in (*ATTACK_FLAGS, "transfer"):
+        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            flag = {"images": "attack_images", "step": "step_size"}.get(name, name)
+            raise ModelEditError(
+                f"--{flag.replace('_', '-')} goes with an attack: name one with --attack, or drop "
+                "it"
+            )
+
+
+positive_option = option(
+    "--positive",
+    metavar="LABEL",
+    default="1",
+    show_default=True,
+    group="Data",
+    help="Class whose rates groups are compared by.",
+)
+
+
+def attack_options(default: str | None) -> Decorator:
+    """The options of attacks; `default` is the attack that is tried without being named."""
+    return bundle(
+        "attacking",
+        Attacking,
+        [
+            option(
+                "--attack",
+                type=Plugin("attacks"),
+                metavar="NAME",
+                default=default,
+                show_default=default is not None,
+                group="Attack",
+                help="Try this attack; see `modeledit list attacks`.",
+            ),
+            option(
+                "--eps",
+                type=Epsilon(),
+                metavar="SIZE",
+                group="Attack",
+                help="Largest change of a pixel in 0..1, such as 8/255.",
+            ),
+            option(
+                "--norm",
+                type=click.Choice(["linf", "l2"]),
+                metavar="NORM",
+                group="Attack",
+                help="What --eps measures: linf (any pixel) or l2 (all together).",
+            ),
+            option(
+                "--steps", type=Whole(1), metavar="N", group="Attack", help="Gradients per start."
+            ),
+            option(
+                "--step-size",
+                "step",
+                type=Epsilon(),
+                metavar="SIZE",
+                group="Attack",
+                help="Length of a step, in the unit of --eps.",
+            ),
+            option(
+                "--targeted",
+                is_flag=True,
+                group="Attack",
+                help="Towards a random other class, not just away from the true one.",
+            ),
+            option(
+                "--attack-arg",
+                type=KeyValue(),
+                multiple=True,
+                group="Attack",
+                help="Another option of the attack; repeatable.",
+            ),
+            option(
+                "--attack-images",
+                "images",
+                type=Whole(1),
+                metavar="N",
+                default=500,
+                show_default=True,
+                group="Attack",
+                help="Images attacked, at most, drawn by class.",
+            ),
+            option(
+                "--queries",
+                type=Whole(0),
+                metavar="N",
+                default=1000,
+                show_default=True,
+                group="Attack",
+                help="Of a black-box attack that checks it; 0 for none.",
+            ),
+            option(
+                "--transfer",
+                metavar="SPEC",
+                group="Attack",
+                help="Also try images made on this other model.",
+            ),
+        ],
+    )

@@ -1,0 +1,96 @@
+"""Groups of people and attacks, for people: tables of at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from modeledit.eval.fairness import GroupMetrics
+from modeledit.report import AttackMetrics, Measurement
+
+from .show import percent, short
+from .show_measurement import table
+
+METRICS = {
+    "accuracy_score": "accuracy",
+    "accuracy_score_group_mean": "mean group recall",
+    "accuracy_score_group_min": "worst group recall",
+    "accuracy_score_difference": "recall, largest difference",
+    "demographic_parity_difference": "demographic parity difference",
+    "equal_opportunity_difference": "equal opportunity difference",
+    "equalized_odds_difference": "equalized odds difference",
+}
+NAME = 26  # columns for the name of a group
+Interval = Sequence[float]
+
+
+def aspects(measured: Measurement) -> list[RenderableType]:
+    """The blocks that were measured, a blank line before each."""
+    parts: list[RenderableType] = []
+    if measured.groups:
+        parts += ["", groups(measured.groups)]
+    if measured.fairness is not None:
+        parts += ["", fairness(measured.fairness)]
+    if measured.attack is not None:
+        parts += ["", attack(measured.attack)]
+    return parts
+
+
+def groups(rows: Sequence[GroupMetrics]) -> Table:
+    """One line a group; what has no denominator is a dash."""
+    made = table("group", "images", "recall", "95 %", "selected", "TPR", "FPR")
+    for each in rows:
+        made.add_row(
+            short(each.name, NAME),
+            f"{each.n:,}",
+            percent(each.recall),
+            between(each.ci95),
+            percent(each.selection_rate),
+            percent(each.true_positive_rate),
+            percent(each.false_positive_rate),
+        )
+    return made
+
+
+def fairness(found: Mapping[str, Any]) -> Table:
+    """One line a metric."""
+    made = table("over groups", "value", "95 %")
+    for key, name in METRICS.items():
+        interval = found.get("ci95", {}).get(key) if key in found else None
+        made.add_row(name, percent(found.get(key)), between(interval))
+    made.add_row("worst group", short(found["worst_group"], NAME), "")
+    return made
+
+
+def attack(found: AttackMetrics) -> Table:
+    """Clean and robust accuracy and success, with their intervals."""
+    rows: list[tuple[str, float | None, str]] = [
+        ("clean accuracy", found.clean_accuracy, "clean_accuracy"),
+        ("robust accuracy", found.robust_accuracy, "robust_accuracy"),
+        ("success rate, on this model", found.success_rate, "success_rate"),
+    ]
+    if found.transfer_from is not None:
+        name = f"success rate, from {short(found.transfer_from, NAME)}"
+        rows.append((name, found.transfer_success_rate, "transfer_success_rate"))
+    counted = {"success_rate": found.attacked, "transfer_success_rate": found.replay_attacked}
+    made = table(attack_name(found), "value", "95 %", "images")
+    for name, value, key in rows:
+        images = f"{counted.get(key, found.n):,}"
+        made.add_row(name, percent(value), between(found.ci95.get(key)), images)
+    return made
+
+
+def attack_name(found: AttackMetrics) -> str:
+    """The attack in a few words: its size in 255ths of the pixel range, and where it aims."""
+    options = found.options
+    size = f"{255 * options['eps']:.4g}/255" if options["norm"] == "linf" else f"{options['eps']:g}"
+    aim = "targeted" if options["targeted"] else "untargeted"
+    return f"{found.name}, {options['norm']} {size}, {aim}"
+
+
+def between(interval: Interval | None) -> str:
+    """An interval of shares, in percent."""
+    return "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
