@@ -24,28 +24,44 @@ if TYPE_CHECKING:
 
 CONFIG, EDIT, UNDO = "config.json", "edit.safetensors", "undo.safetensors"
 REPORT, CARD = "report.json", "README.md"
+Kind = tuple[str, tuple[str, ...]]  # what a directory is, and the files that tell
+CHECKPOINT: Kind = ("a checkpoint", (CONFIG, MODEL))
 
 
 class Staging:
     """A directory in the making: `with Staging(out) as stage: ...; stage.commit()`.
 
     Leaving without `commit`, by an error or Ctrl-C too, removes everything. An existing `out` is
-    refused, or with `force` replaced at the commit if it is a checkpoint directory or empty.
+    refused, or with `force` replaced at the commit if it is of the same kind or empty.
     `inputs` are files that must survive, so an `out` that holds one is refused always.
     """
 
-    def __init__(self, out: Path, *, force: bool = False, inputs: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        out: Path,
+        *,
+        force: bool = False,
+        inputs: Sequence[Path] = (),
+        kind: Kind = CHECKPOINT,
+    ) -> None:
         self._out = out.resolve()
+        self._kind = kind
         self._force = force
         self._inputs = tuple(inputs)
         self._made: list[Path] = []
         self.path = sibling(self._out)
 
     @staticmethod
-    def check(out: Path, *, force: bool = False, inputs: Sequence[Path] = ()) -> None:
+    def check(
+        out: Path,
+        *,
+        force: bool = False,
+        inputs: Sequence[Path] = (),
+        kind: Kind = CHECKPOINT,
+    ) -> None:
         """Refuse an output that could not be written later: call it before hours of work."""
         try:
-            _check_replaceable(out, force, inputs)
+            _check_replaceable(out, force, inputs, kind)
             place = out.resolve()
             probe = sibling(_existing(place.parent) / place.name)
             probe.mkdir()
@@ -56,7 +72,7 @@ class Staging:
             ) from error
 
     def __enter__(self) -> Staging:
-        self.check(self._out, force=self._force, inputs=self._inputs)
+        self.check(self._out, force=self._force, inputs=self._inputs, kind=self._kind)
         missing = [place for place in self._out.parents if not place.exists()]
         try:
             for directory in (*reversed(missing), self.path):
@@ -107,7 +123,7 @@ class Staging:
 
     def commit(self) -> Path:
         """Put the directory in its place and return that place; nothing can be added after."""
-        _check_replaceable(self._out, self._force, self._inputs)
+        _check_replaceable(self._out, self._force, self._inputs, self._kind)
         try:
             sync_directory(self.path)
             self._swap()
@@ -150,7 +166,7 @@ def _existing(place: Path) -> Path:
     return place
 
 
-def _check_replaceable(out: Path, force: bool, inputs: Sequence[Path]) -> None:
+def _check_replaceable(out: Path, force: bool, inputs: Sequence[Path], kind: Kind) -> None:
     place = out.resolve()
     if not (place.exists() or out.is_symlink()):
         return
@@ -161,8 +177,9 @@ def _check_replaceable(out: Path, force: bool, inputs: Sequence[Path]) -> None:
             raise CheckpointError(f"output {out} holds the input {path}: choose another -o")
     if not place.is_dir():
         raise CheckpointError(f"output {out} is not a directory: choose another -o")
-    if any(place.iterdir()) and not ((place / CONFIG).exists() and (place / MODEL).exists()):
+    what, marks = kind
+    if any(place.iterdir()) and not all((place / mark).exists() for mark in marks):
         raise CheckpointError(
-            f"output {out} holds other files than a checkpoint and is not replaced, not even with "
+            f"output {out} holds other files than {what} and is not replaced, not even with "
             "--force: choose another -o"
         )
