@@ -58,6 +58,33 @@ class Counts(_Type):
         return numbers
 
 
+class Shares(Radii):
+    """Comma-separated shares above 0 and up to 1, all different."""
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> tuple[float, ...]:
+        numbers = super().convert(value, param, ctx)
+        if min(numbers) <= 0 or max(numbers) > 1:
+            self.fail(f"{value!r} is no list of shares above 0, up to 1: give 0.01,0.1", param, ctx)
+        return tuple(sorted(numbers))
+
+
+class Choices(_Type):
+    """Comma-separated words of a list, all different."""
+
+    name = "NAME,..."
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = tuple(known)
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = tuple(part.strip() for part in str(value).split(","))
+        if set(words) - set(self.known) or len(set(words)) < len(words):
+            self.fail(f"{value!r} is not allowed: use {', '.join(self.known)}", param, ctx)
+        return words
+
+
 def output_option(default: str) -> Callable[[Any], Any]:
     """-o, the folder of a study."""
     return option(
