@@ -27,5 +27,8 @@ def draw(shape: torch.Size, ball: Ball, eps: float, generator: torch.Generator) 
     else:
         direction = 1.0 - torch.rand(shape, generator=generator)
         radius = eps * level
-    norm = torch.linalg.vector_norm(direction, dtype=torch.float64).item()
+    rows = torch.linalg.vector_norm(
+        direction.flatten(1) if direction.dim() > 1 else direction, dim=-1
+    )
+    norm = torch.linalg.vector_norm(rows, dtype=torch.float64).item()  # converts rows, not all
     return direction.mul_(radius / max(norm, torch.finfo(torch.float32).tiny))

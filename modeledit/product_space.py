@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -25,8 +24,10 @@ from modeledit.gradients import (
 )
 from modeledit.measures import Measure
 from modeledit.neighbourhood import Ball, draw
+from modeledit.recording import Recording
 from modeledit.replay import Replay
 from modeledit.runtime import Runtime, Tick
+from modeledit.stacking import Replicas, repeated, repetitions, replicas
 
 Expectation = Literal["product", "batch"]
 Neighbourhood = Literal["tensor", "joint"]
@@ -72,6 +73,10 @@ class Space:
         """The unperturbed parameters, on the device."""
         return {name: self.original[name].detach().to(self.runtime.device) for name in self.names}
 
+    def offsets(self, names: Sequence[str], sample: int) -> dict[str, Tensor]:
+        """W_s - W for each of the parameters; none where nothing moves."""
+        return {name: self.offset(name, sample) for name in names} if self.eps else {}
+
     def offset(self, name: str, sample: int) -> Tensor:
         """W_s - W for one parameter, on its device."""
         home = self.original[name]
@@ -83,7 +88,7 @@ def explore(space: Space, batches: Sequence[Batch], measure: Measure) -> dict[st
     """{parameter: the measure's result} over all inputs and parameter samples."""
     one_by_one = space.expectation == "product" and (space.replays or measure.compares)
     inputs = list(singles(batches)) if one_by_one else list(batches)
-    replay = _Replayed(space, inputs) if space.replays else None
+    replay = _Replayed(space) if space.replays else None
     results: dict[str, Tensor] = {}
     steps = len(space.places()) * space.samples
     with space.runtime.progress.stage("gradients", steps) as tick:
@@ -103,13 +108,15 @@ def _visit(
     portions = list(_portions(space, inputs, measure))
     for portion in portions:
         _restore(space, source.names)
+        together = source.prepare(portion)
         clean = [measure.keep(g) for g in source(portion)] if measure.compares else []
-        for sample in range(space.samples):
-            offset = _perturb(space, source.names, sample) if space.eps else {}
-            for i, gradient in enumerate(source(portion)):
+        for start in range(0, space.samples, together):
+            samples = range(start, start + together)
+            offsets = [space.offsets(source.names, sample) for sample in samples]
+            for i, offset, gradient in source.moved(portion, offsets):
                 measure.update(gradient, offset, clean[i] if clean else {})
             if portion is portions[-1]:
-                tick(1)
+                tick(len(samples))
 
 
 def _portions(space: Space, inputs: list[Batch], measure: Measure) -> Iterator[list[Batch]]:
@@ -122,13 +129,14 @@ def _portions(space: Space, inputs: list[Batch], measure: Measure) -> Iterator[l
 
 
 class _Gradients:
-    """Gradients of F at the parameters as they are now: one per example, or one of the mean."""
+    """Gradients of F: one per example, or one of the mean; where the parameters are, or moved."""
 
     def __init__(self, space: Space, names: tuple[str, ...], replay: _Replayed | None) -> None:
         self.names = names
         self._space = space
         self._parameters = select_parameters(space.model, names)
         self._replay = replay
+        self._copies: Replicas | None = None
 
     def __call__(self, inputs: list[Batch]) -> Iterator[Gradient]:
         space = self._space
@@ -142,36 +150,78 @@ class _Gradients:
                     space.model, self._parameters, batch, space.f, space.runtime.meter
                 )
 
+    def prepare(self, inputs: list[Batch]) -> int:
+        """Record the clean passes; how many samples share one: a divisor of their number."""
+        if self._replay is None:
+            return 1
+        count = repetitions([batch.images for batch in inputs], self._space.samples)
+        self._copies = replicas(self._space.model, self.names[0], count)
+        for batch in inputs:
+            self._replay.record(batch.images, 1)
+            if self._copies is not None:
+                self._replay.record(batch.images, count)
+        return 1 if self._copies is None else count
+
+    def moved(
+        self, inputs: list[Batch], offsets: list[Gradient]
+    ) -> Iterator[tuple[int, Gradient, Gradient]]:
+        """(position, offset, gradient) with the parameters moved by each of the offsets."""
+        if self._copies is not None:
+            yield from self._stacked(inputs, offsets, self._copies)
+            return
+        for offset in offsets:
+            _perturb(self._space, self.names, offset)
+            for i, gradient in enumerate(self(inputs)):
+                yield i, offset, gradient
+
+    def _stacked(
+        self, inputs: list[Batch], offsets: list[Gradient], copies: Replicas
+    ) -> Iterator[tuple[int, Gradient, Gradient]]:
+        space, (name,) = self._space, self.names
+        copies.move(space.original[name], [offset[name] for offset in offsets])
+        means = space.expectation == "batch"
+        for i, batches in enumerate([inputs] if means else [[one] for one in inputs]):
+            found = copies.mean_gradients(self._forward, batches, space.f, space.runtime.meter)
+            for offset, gradient in zip(offsets, found, strict=True):
+                yield i, offset, {name: gradient}
+
+    def _forward(self, images: Tensor, count: int = 1) -> Tensor:
+        """Logits of `count` repetitions of the images."""
+        if self._replay is not None:
+            return self._replay.run(self.names, images, count)
+        logits: Tensor = self._space.model(images)
+        return logits
+
     def _mean(self, inputs: list[Batch]) -> Gradient:
         # A replayed pass is metered like a full one: an upper bound.
         space = self._space
-        forward = space.model if self._replay is None else partial(self._replay.run, self.names)
-        return mean_gradient(forward, self._parameters, inputs, space.f, space.runtime.meter)
+        return mean_gradient(self._forward, self._parameters, inputs, space.f, space.runtime.meter)
 
 
 class _Replayed:
-    """The inputs' clean passes, found again by their images."""
+    """The inputs' clean passes, found again by their images and how often they were repeated."""
 
-    def __init__(self, space: Space, inputs: list[Batch]) -> None:
+    def __init__(self, space: Space) -> None:
         self._replay = Replay(space.model, space.replay_bytes)
-        self._recordings = {}
-        for batch in inputs:
-            self._recordings[id(batch.images)] = self._replay.record(batch.images)
-            space.runtime.meter.forward(len(batch.labels))
+        self._recordings: dict[tuple[int, int], Recording] = {}
+        self._meter = space.runtime.meter
 
-    def run(self, names: tuple[str, ...], images: Tensor) -> Tensor:
-        return self._replay.run(self._recordings[id(images)], names)
+    def record(self, images: Tensor, count: int) -> None:
+        if (id(images), count) not in self._recordings:
+            self._meter.forward(count * len(images))
+            self._recordings[id(images), count] = self._replay.record(repeated(images, count))
+
+    def run(self, names: tuple[str, ...], images: Tensor, count: int) -> Tensor:
+        return self._replay.run(self._recordings[id(images), count], names)
 
 
 @torch.no_grad()
-def _perturb(space: Space, names: tuple[str, ...], sample: int) -> dict[str, Tensor]:
-    """Move the named parameters to W_s; returns the offsets."""
-    offset = {name: space.offset(name, sample) for name in names}
+def _perturb(space: Space, names: tuple[str, ...], offset: Gradient) -> None:
+    """Move the named parameters to W_s."""
     _restore(space, names)
     parameters = dict(space.model.named_parameters())
-    for name in names:
+    for name in offset:
         parameters[name].add_(offset[name])
-    return offset
 
 
 @torch.no_grad()
