@@ -14,8 +14,8 @@ from .options_run import Printing, Saving
 from .show import draw, emit
 
 if TYPE_CHECKING:
-    from modeledit.pipeline import Result
     from modeledit.report import Report
+    from modeledit.result import Result
     from modeledit.types import Scores
 
 

@@ -9,11 +9,22 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from modeledit.report import ClassMetrics, GateResult, Measurement, Report, StageCost, Trial
+from modeledit.report import (
+    AttackTrial,
+    ClassMetrics,
+    ForgetTrial,
+    GateResult,
+    GroupTrial,
+    Measurement,
+    Report,
+    StageCost,
+    Trial,
+)
 
 from .show import clean, percent, points, short
 from .show_measurement import NAME, heading, landings, notes, table, targets
 
+GROUP = 16  # columns for a group's name
 LAYERS = 5  # lines of the plan that are always shown
 
 
@@ -99,14 +110,37 @@ def plan(report: Report, most: int) -> list[RenderableType]:
 
 def frontier(trials: Sequence[Trial]) -> Table:
     """Every strength that was tried, on the validation split."""
-    made = table("strength tried", "changed", "forget recall", "retain drop", "")
+    made = table("strength tried", "changed", *_columns(trials[0]), "")
     for trial in trials:
         mark = "<- chosen" if trial.chosen else "" if trial.feasible else "over budget"
-        drop = f"{100 * trial.retain_drop:+.2f} ± {100 * trial.retain_drop_se:.2f}"
-        made.add_row(
-            f"{trial.strength:g}", f"{trial.changed_weights:,}", percent(trial.forget), drop, mark
-        )
+        cells = _cells(trial)
+        made.add_row(f"{trial.strength:g}", f"{trial.changed_weights:,}", *cells, mark)
     return made
+
+
+def _columns(trial: Trial) -> tuple[str, ...]:
+    if isinstance(trial, ForgetTrial):
+        return "forget recall", "retain drop"
+    if isinstance(trial, GroupTrial):
+        return "metric", "accuracy drop", "most harmed"
+    return "success", "restored", "accuracy drop"
+
+
+def _cells(trial: Trial) -> tuple[str, ...]:
+    if isinstance(trial, ForgetTrial):
+        return percent(trial.forget), _drop(trial.retain_drop, trial.retain_drop_se)
+    if isinstance(trial, GroupTrial):
+        harmed = f"{short(trial.most_harmed, GROUP)} {points(-trial.group_drop)}"
+        drop = _drop(trial.accuracy_drop, trial.accuracy_drop_se)
+        return percent(trial.value), drop, harmed
+    if isinstance(trial, AttackTrial):
+        drop = _drop(trial.accuracy_drop, trial.accuracy_drop_se)
+        return percent(trial.success), percent(trial.restored), drop
+    raise TypeError(f"a trial of no known kind: {trial}")
+
+
+def _drop(drop: float, error: float) -> str:
+    return f"{100 * drop:+.2f} ± {100 * error:.2f}"
 
 
 def gate(result: GateResult) -> Text:

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from modeledit.data import Data, Split, load_data
     from modeledit.errors import ModelEditError
     from modeledit.models import LoadedModel, load_model
-    from modeledit.pipeline import Result, measure, unlearn
+    from modeledit.pipeline import measure, unlearn
     from modeledit.report import Report
+    from modeledit.result import Result
     from modeledit.runtime import Runtime
     from modeledit.surgery import apply
     from modeledit.targets import Accuracy, ForgetClass
@@ -28,7 +29,7 @@ _HOME = {
     "LoadedModel": "models",
     "ModelEditError": "errors",
     "Report": "report",
-    "Result": "pipeline",
+    "Result": "result",
     "Runtime": "runtime",
     "Scores": "types",
     "Split": "data",

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import modeledit
 from modeledit.attacks import Attack
@@ -22,6 +23,7 @@ from modeledit.eval.aspects import (
     Aspects,
     attack_notes,
     by_group,
+    groups_of,
     pixel_model,
     required,
     suggested,
@@ -29,14 +31,16 @@ from modeledit.eval.aspects import (
     with_groups,
 )
 from modeledit.eval.attacks import Adversarial, craft
+from modeledit.eval.changes import metric_changes
 from modeledit.eval.classes import summarise
-from modeledit.eval.gates import Limits, judge, verdict
+from modeledit.eval.fairness import drops
 from modeledit.eval.predictions import Predictions, predict
 from modeledit.models import LoadedModel
-from modeledit.report import Edit, Measurement, Report, Trial
+from modeledit.objectives import Objective
+from modeledit.report import Changes, Edit, Measurement, Report, Trial
 from modeledit.runtime import Runtime
 from modeledit.tail import Tail
-from modeledit.targets import ForgetClass, Target
+from modeledit.targets import Target
 from modeledit.types import EditPlan, Scores
 from modeledit.units import logits
 
@@ -51,36 +55,43 @@ class Baseline:
         self.loaded, self.data = loaded, data
         self.digest = identity(loaded.base_state())
         self._answers: dict[str, Predictions] = {}
-        self._tail: Tail | None = None
+        self._tails: dict[str, Tail] = {}
         self._crafted: dict[tuple[str, Attack, int], Adversarial] = {}
 
     def answers(self, split: Split, runtime: Runtime) -> Predictions:
         """Predictions on one of the data's splits; the second time they cost nothing."""
         if split.name not in self._answers:
             self._answers[split.name] = predict(
-                self._copy(runtime), split, runtime, f"before, {split.name}"
+                self.copy(runtime), split, runtime, f"before, {split.name}"
             )
         return self._answers[split.name]
 
-    def tail(self, names: Sequence[str], runtime: Runtime) -> Tail:
-        """A copy's end, from the parameters `names` on, over the validation images; the last one is
-        kept, as edits of other classes by the same scorer need it again."""
-        if self._tail is None or self._tail.names != tuple(names):
-            work = self._copy(runtime)
-            split = self.data.validation
-            with runtime.progress.stage("first layers, validation", len(split)) as tick:
-                self._tail = Tail(work, names, split.batches(runtime), runtime, tick, CACHE)
-        return self._tail
+    def tail(self, names: Sequence[str], split: Split, runtime: Runtime) -> Tail:
+        """A copy's end, from the parameters `names` on, over a split; the last one is kept, as
+        edits for other targets by the same scorer need it again."""
+        kept = self._tails.get(split.name)
+        if kept is None or kept.names != tuple(names):
+            with runtime.progress.stage(f"first layers, {split.name}", len(split)) as tick:
+                kept = Tail(self.copy(runtime), names, split.batches(runtime), runtime, tick, CACHE)
+            self._tails[split.name] = kept
+        return kept
 
     def crafted(self, aspects: Aspects, split: Split, runtime: Runtime) -> Adversarial:
         """Adversarial images of some of the split's, made once, on the unedited network."""
         attack = required(aspects.attack)
         key = (split.name, attack, aspects.images)
         if key not in self._crafted:
-            network = pixel_model(self.loaded, self._copy(runtime), runtime)
+            network = pixel_model(self.loaded, self.copy(runtime), runtime)
             some = split.sample(min(aspects.images, len(split)), runtime.seed)
             self._crafted[key] = craft(attack, network, some, runtime)
         return self._crafted[key]
+
+    def replayed(self, aspects: Aspects, split: Split, runtime: Runtime) -> Split:
+        """The images of `crafted` as the network takes them, with their true labels."""
+        made = self.crafted(aspects, split, runtime)
+        network = pixel_model(self.loaded, self.loaded.module, runtime)
+        pairs = TensorDataset(network.inputs(made.changed), made.labels)
+        return Split.of(pairs, f"{split.name}, attacked")
 
     def measured(
         self,
@@ -104,7 +115,7 @@ class Baseline:
                 notes += fairness.notes(suggested(self.data, aspects.positive))
         if aspects.attack is not None:
             replayed = self.crafted(aspects, test, runtime)
-            network = pixel_model(self.loaded, module or self._copy(runtime), runtime)
+            network = pixel_model(self.loaded, module or self.copy(runtime), runtime)
             fresh = replayed
             if module is not None:
                 fresh = replayed.again(aspects.attack, network, runtime)
@@ -130,7 +141,13 @@ class Baseline:
             notes=self.loaded.notes + self.data.notes + self.data.unreadable_notes() + said,
         )
 
-    def _copy(self, runtime: Runtime) -> nn.Module:
+    def stamped(self, scores: Scores) -> Scores:
+        """The scores with the digests of what they were made on."""
+        origin = {"model_digest": self.digest, "data_digest": self.data.digest()}
+        return replace(scores, header={**scores.header, **origin})
+
+    def copy(self, runtime: Runtime) -> nn.Module:
+        """The network, in eval mode, on the runtime's device."""
         return copy.deepcopy(self.loaded.module).to(runtime.device).eval()
 
 
@@ -154,21 +171,24 @@ def read_back(loaded: LoadedModel, plan: EditPlan) -> tuple[nn.Module, str]:
 def judged(
     task: str,
     baseline: Baseline,
-    target: ForgetClass,
+    objective: Objective,
     plan: EditPlan,
     trials: tuple[Trial, ...],
-    limits: Limits,
     described: Edit,
     clock: Clock,
 ) -> tuple[Report, nn.Module]:
     """Measure the written edit on the test split and decide its gates, once."""
-    data = baseline.data
+    data, target, aspects = baseline.data, objective.target, objective.aspects
     with clock.stage("evaluate") as metered:
         network, edited = read_back(baseline.loaded, plan)
         answers = predict(network.to(metered.device), data.test, metered, "after, test")
-    unedited = baseline.report(target, clock)
-    before, after = unedited.before, summarise(answers, target, data.class_names)
-    word, why = verdict(before, after, limits)
+    unedited = baseline.report(target, clock, aspects)
+    before = unedited.before
+    with clock.stage("evaluate") as metered:
+        after, said = baseline.measured(network, answers, target, aspects, metered)
+    changes = changed(baseline, answers, aspects, before, clock.runtime)
+    word, why = objective.verdict(before, after, changes)
+    doubts = objective.doubts(data) + margin_note(data, searched=bool(trials))
     report = Report(
         task=task,
         target=str(target),
@@ -178,32 +198,44 @@ def judged(
         versions=unedited.versions,
         before=before,
         after=after,
+        changes=changes,
         edit=described,
         search=trials,
-        gates=judge(before, after, limits),
+        gates=objective.gates(before, after, changes),
         verdict=word,
         explanation=why,
         cost=clock.cost(),
-        notes=unedited.notes + doubts(data, target, limits, searched=bool(trials)),
+        notes=tuple(dict.fromkeys(unedited.notes + said + doubts)),
     )
     return report, network
 
 
-def doubts(data: Data, target: ForgetClass, limits: Limits, *, searched: bool) -> tuple[str, ...]:
-    """What the reader of the numbers must know about the images behind them."""
-    notes = []
-    fewest = min(int((data.test.labels == c).sum()) for c in target.classes)
-    if fewest * limits.max_forget < 1:
-        notes.append(
-            f"{fewest} test images of a forgotten class cannot resolve a recall of "
-            f"{limits.max_forget:g}: none may be recognised, and more could be in use"
-        )
-    if searched and data.validation_is_training:
-        notes.append(
-            "validation was cut from training data, where losses look smaller: the search kept "
-            "two standard errors of margin instead of one"
-        )
-    return tuple(notes)
+def changed(
+    baseline: Baseline,
+    answers: Predictions,
+    aspects: Aspects,
+    before: Measurement,
+    runtime: Runtime,
+) -> Changes | None:
+    """What the edit did to the groups of the test split, where they were measured."""
+    if aspects.positive is None:
+        return None
+    test = baseline.data.test
+    first, groups = baseline.answers(test, runtime), groups_of(answers, test)
+    pair = (answers.labels, first.predicted, answers.predicted, groups)
+    found = metric_changes(*pair, aspects.positive, seed=runtime.seed)
+    known = {name: change for name, change in found.items() if name in (before.fairness or {})}
+    return Changes(drops(*pair, seed=runtime.seed), known)
+
+
+def margin_note(data: Data, *, searched: bool) -> tuple[str, ...]:
+    """What a search on training images means."""
+    if not (searched and data.validation_is_training):
+        return ()
+    return (
+        "validation was cut from training data, where losses look smaller: the search kept "
+        "two standard errors of margin instead of one",
+    )
 
 
 def describe_edit(plan: EditPlan, scores: Scores, editor: Editor, model: nn.Module) -> Edit:

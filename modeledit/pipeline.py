@@ -6,76 +6,39 @@ The command line and deployment pipelines call these; each step is also callable
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
 from modeledit import plugins, search, targets
-from modeledit.checkpoint import Staging, identity, read_state
+from modeledit.checkpoint import identity
 from modeledit.cost import Clock
 from modeledit.data import Data, Split
 from modeledit.editors import Editor
-from modeledit.errors import DataError, GateError, ModelEditError
+from modeledit.errors import ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.classes import summarise
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
 from modeledit.judging import Baseline, check_classes, describe_edit, judged
 from modeledit.models import LoadedModel
+from modeledit.objectives import Objective
+from modeledit.objectives.forgetting import Forgetting
 from modeledit.report import Measurement, Report
-from modeledit.report.card import model_card
+from modeledit.result import Result
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
 from modeledit.selection import Strength
 from modeledit.surgery import rename, settled
 from modeledit.targets import ForgetClass, Target
-from modeledit.types import EditPlan, Scores
+from modeledit.types import Scores
 
 Model = LoadedModel | nn.Module
 Datasets = Data | tuple[Any, Any, Any]  # or (train, validation, test) data sets
 Classes = int | str | Iterable[int | str]
 Auto = Literal["auto"]
 DEFAULT_SCORER, DEFAULT_EDITOR = "stepwise-peps", "zero"
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """An edited model that was measured, and everything needed to write it.
-
-    model: the network as read back from its file, in eval mode; the caller's is untouched.
-    """
-
-    report: Report
-    plan: EditPlan
-    scores: Scores
-    model: nn.Module
-    loaded: LoadedModel
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate passed on the test split."""
-        return self.report.passed
-
-    def save(
-        self, out: str | Path, *, force: bool = False, overwrite: bool = False, undo: bool = True
-    ) -> Path:
-        """Write the checkpoint directory, whole or not at all, and return its path.
-
-        A model that failed a gate is refused unless `force`; an existing directory unless
-        `overwrite`. `undo=False` leaves out the file that can bring the class back.
-        """
-        if not (self.passed or force):
-            raise GateError(f"not saved, {self.report.verdict}: {self.report.explanation}")
-        base = self.loaded.checkpoint
-        with Staging(Path(out), force=overwrite, inputs=[base] if base else []) as stage:
-            path = stage.write_model(self.loaded, self.plan, recipe=recipe(self.report), undo=undo)
-            if identity(read_state(path)) != self.report.model["edited"]:
-                raise ModelEditError("the written tensors are not the ones measured: not saved")
-            stage.write_text("report.json", self.report.to_json())
-            stage.write_text("README.md", model_card(self.report.to_dict(), self.loaded.config))
-            return stage.commit()
 
 
 def unlearn(
@@ -100,17 +63,18 @@ def unlearn(
     unedited network again for every one of several edits; `on_scores` is handed the scores as soon
     as they are there, to keep them whatever happens next.
     """
-    baseline = baseline or Baseline(_as_loaded(model), _as_data(data))
+    baseline = baseline or Baseline(as_loaded(model), as_data(data))
     target = forget_target(forget, baseline.data)
     limits = Limits(max_forget, max_retain_drop)
-    scorer, editor = _as_scorer(scorer), _as_editor(editor)
+    objective = Forgetting(limits, Aspects(), target.classes)
+    scorer, editor = as_scorer(scorer), as_editor(editor)
     editor.check(scorer.granularity)
     clock = Clock(runtime or Runtime())
     with clock.stage("score") as metered:
         scores = score(baseline.loaded, baseline.data, target, scorer, metered)
     if on_scores is not None:
         on_scores(scores)
-    return _edit("unlearn", baseline, scores, target, editor, strength, limits, clock)
+    return carried_out("unlearn", baseline, scores, objective, editor, strength, clock)
 
 
 def score(
@@ -121,9 +85,9 @@ def score(
     runtime: Runtime | None = None,
 ) -> Scores:
     """How responsible each weight or unit is for the target, on the training split."""
-    loaded, data = _as_loaded(model), _as_data(data)
+    loaded, data = as_loaded(model), as_data(data)
     check_classes(loaded, data)
-    scores = _as_scorer(scorer)(loaded.module, data.train, target, runtime)
+    scores = as_scorer(scorer)(loaded.module, data.train, target, runtime)
     origin = {"model_digest": identity(loaded.base_state()), "data_digest": data.digest()}
     return replace(scores, header={**scores.header, **origin})
 
@@ -141,7 +105,7 @@ def edit(
     baseline: Baseline | None = None,
 ) -> Result:
     """Edit by scores made before, for the target they were made for; otherwise like `unlearn`."""
-    baseline = baseline or Baseline(_as_loaded(model), _as_data(data))
+    baseline = baseline or Baseline(as_loaded(model), as_data(data))
     numbers = tuple(map(str, range(len(baseline.data.class_names))))  # not names that look like it
     target = targets.parse(str(scores.header.get("target", "")), numbers)
     if scores.header.get("model_digest", baseline.digest) != baseline.digest:
@@ -157,7 +121,8 @@ def edit(
     limits = Limits(max_forget, max_retain_drop)
     clock = Clock(runtime or Runtime())
     clock.made_before("score", int(scores.header.get("passes", 0)))
-    return _edit("edit", baseline, scores, target, _as_editor(editor), strength, limits, clock)
+    objective = Forgetting(limits, Aspects(), target.classes)
+    return carried_out("edit", baseline, scores, objective, as_editor(editor), strength, clock)
 
 
 def evaluate(
@@ -169,7 +134,7 @@ def evaluate(
 ) -> Report:
     """Measure a model on the test split, groups and attacks where `aspects` ask for them; nothing
     is edited or written."""
-    baseline = Baseline(_as_loaded(model), _as_data(data))
+    baseline = Baseline(as_loaded(model), as_data(data))
     return baseline.report(target, Clock(runtime or Runtime()), aspects)
 
 
@@ -187,72 +152,55 @@ def measure(
 
 def forget_target(forget: Classes, data: Data) -> ForgetClass:
     """The classes to forget: each has examples in every split, and something is left to retain."""
-    given = (
-        list(forget) if isinstance(forget, Iterable) and not isinstance(forget, str) else [forget]
-    )
-    target = ForgetClass(tuple(targets.class_index(c, data.class_names) for c in given))
-    for split in (data.train, data.validation, data.test):
-        for index in target.classes:
-            if not (split.labels == index).any():
-                name = data.class_names[index]
-                raise DataError(
-                    f"the {split.name} split has no image of class {name!r}: add some, "
-                    "or choose another class"
-                )
-        if target.mask(split.labels).all():
-            raise DataError(f"the {split.name} split has no image of a class to retain: add some")
+    target = ForgetClass(forget_classes(forget, data))
+    Forgetting(Limits(), Aspects(), target.classes).check(data)
     return target
 
 
-def recipe(report: Report) -> dict[str, Any]:
-    """What the checkpoint's metadata says of its making; nothing that depends on time."""
-    edit = report.to_dict()["edit"]
-    keys = ("scorer", "scorer_options", "editor", "editor_options", "granularity", "strength")
-    return {
-        **{key: edit[key] for key in keys},
-        "target": report.target,
-        "seed": report.seed,
-        "versions": dict(report.versions),
-        "data": report.data["digest"],
-    }
+def forget_classes(forget: Classes, data: Data) -> tuple[int, ...]:
+    """Their indices, from one or several given by index or name."""
+    given = (
+        list(forget) if isinstance(forget, Iterable) and not isinstance(forget, str) else [forget]
+    )
+    return tuple(targets.class_index(c, data.class_names) for c in given)
 
 
-def _edit(
+def carried_out(
     task: str,
     baseline: Baseline,
     scores: Scores,
-    target: ForgetClass,
+    objective: Objective,
     editor: Editor,
     strength: Strength | Auto,
-    limits: Limits,
     clock: Clock,
 ) -> Result:
+    """From scores to a judged network: plan, search unless the strength is given, measure."""
     loaded = baseline.loaded
     with clock.stage("edit") as metered:
         planner = editor.prepare(scores, loaded.module, baseline.data.train, metered)
     if strength == "auto":
         with clock.stage("search") as metered:
-            plan, trials = search.find(planner, scores, baseline, target, limits, metered)
+            plan, trials = search.find(planner, scores, baseline, objective, metered)
     else:
         plan, trials = planner(strength), ()
     base = loaded.base_state()
     plan = settled(rename(plan, loaded.module, base), base)
     described = describe_edit(plan, scores, editor, loaded.module)
-    report, network = judged(task, baseline, target, plan, trials, limits, described, clock)
+    report, network = judged(task, baseline, objective, plan, trials, described, clock)
     return Result(report, plan, scores, network, loaded)
 
 
-def _as_loaded(model: Model) -> LoadedModel:
+def as_loaded(model: Model) -> LoadedModel:
     return model if isinstance(model, LoadedModel) else LoadedModel.of(model)
 
 
-def _as_scorer(scorer: Scorer | str) -> Scorer:
+def as_scorer(scorer: Scorer | str) -> Scorer:
     return plugins.create("scorers", scorer) if isinstance(scorer, str) else scorer
 
 
-def _as_editor(editor: Editor | str) -> Editor:
+def as_editor(editor: Editor | str) -> Editor:
     return plugins.create("editors", editor) if isinstance(editor, str) else editor
 
 
-def _as_data(data: Datasets) -> Data:
+def as_data(data: Datasets) -> Data:
     return data if isinstance(data, Data) else Data.of(*data)

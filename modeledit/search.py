@@ -1,80 +1,50 @@
 """How much to edit: the strength search on the validation split.
 
-Among the edits within the utility budget it takes the lowest recall of the forgotten class, then
-the smallest loss of accuracy, then the fewest changes. One standard error is kept as margin to the
-budget, two where validation images were part of the training data (losses look smaller there).
-Recall is compared by its estimated tail, since 0 of 100 images can hide 1 of 200, and recalls below
-a hundredth of the gate's limit count as equal: beyond that, keeping utility is worth more.
+Strengths are tried along the order of the scores, from next to nothing upwards, until utility is
+far beyond the budget. Among the trials that keep all that must be kept, with a margin, the
+objective's preference decides; then the gaps around the best one are halved. One standard error is
+kept as margin to the budget, two where validation images were part of the training data (losses
+look smaller there).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from modeledit.data import Split
 from modeledit.editors import Planner
-from modeledit.errors import ModelEditError
-from modeledit.eval.classes import worst_recall
-from modeledit.eval.gates import Limits
-from modeledit.eval.predictions import Floats, Predictions, joined, reduced
+from modeledit.errors import DataError, ModelEditError
+from modeledit.eval.aspects import groups_of
+from modeledit.eval.attacks import Adversarial
+from modeledit.eval.predictions import Predictions, joined, reduced
 from modeledit.judging import Baseline
+from modeledit.objectives import Objective, Seen
 from modeledit.report import Trial
 from modeledit.runtime import Runtime
 from modeledit.selection import Strength
 from modeledit.surgery import edited
 from modeledit.tail import Tail
-from modeledit.targets import ForgetClass
 from modeledit.types import EditPlan, Scores
 
 LARGEST = 0.25  # share of the weights
 LONGEST = 40  # strengths on a ladder
 HALVINGS = 3  # times the gap around the best strength is halved
-EQUAL = 100.0  # recalls below this part of the limit are not told apart
 HOPELESS = 5.0  # the ladder ends where the drop is this many times the budget
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What every trial shares: the images, the limits, and the network inside `tail`.
-
-    errors_kept: standard errors of the measured drop that are kept as margin to the budget.
-    """
+class Shown:
+    """Images that the network inside `tail` answers again and again."""
 
     split: Split
-    target: ForgetClass
-    limits: Limits
-    errors_kept: float
-    runtime: Runtime
     tail: Tail
-
-    @classmethod
-    def of(
-        cls,
-        baseline: Baseline,
-        scores: Scores,
-        target: ForgetClass,
-        limits: Limits,
-        runtime: Runtime,
-    ) -> Bench:
-        """For edits of what the scores name, on a copy of the model."""
-        data, module = baseline.data, baseline.loaded.module
-        by_weight = scores.granularity == "weight"
-        scored = [name for name, tensor in scores.values.items() if bool(tensor.any())]
-        names = scored if by_weight else [name for name, _ in module.named_parameters()]
-        errors_kept = 2.0 if data.validation_is_training else 1.0
-        tail = baseline.tail(names, runtime)
-        return cls(data.validation, target, limits, errors_kept, runtime, tail)
-
-    @cached_property
-    def before(self) -> Predictions:
-        """The answers of the unedited network."""
-        return self.answers("before, validation")
+    runtime: Runtime
 
     def answers(self, stage: str, *, whole: bool = False) -> Predictions:
         """Of the network as it is now; of the images that the tail holds only the end is run,
@@ -97,39 +67,82 @@ class Bench:
                 tick(len(batch.labels))
         return joined(pieces)
 
+
+@dataclass(frozen=True)
+class Bench:
+    """What every trial shares: the images, and what they are judged by.
+
+    errors_kept: standard errors of the measured drop that are kept as margin to the budget.
+    replayed: the images of `made` as the network takes them, where an attack is replayed.
+    """
+
+    objective: Objective
+    errors_kept: float
+    clean: Shown
+    replayed: Shown | None = None
+    made: Adversarial | None = None
+
+    @classmethod
+    def of(
+        cls, baseline: Baseline, scores: Scores, objective: Objective, runtime: Runtime
+    ) -> Bench:
+        """For edits of what the scores name, on a copy of the model."""
+        data, module = baseline.data, baseline.loaded.module
+        by_weight = scores.granularity == "weight"
+        scored = [name for name, tensor in scores.values.items() if bool(tensor.any())]
+        names = scored if by_weight else [name for name, _ in module.named_parameters()]
+        errors_kept = 2.0 if data.validation_is_training else 1.0
+        clean = Shown(data.validation, baseline.tail(names, data.validation, runtime), runtime)
+        if objective.aspects.attack is None:
+            return cls(objective, errors_kept, clean)
+        made = baseline.crafted(objective.aspects, data.validation, runtime)
+        if not made.correct.any():
+            raise DataError(
+                "no attacked validation image is classified correctly: give more images"
+            )
+        split = baseline.replayed(objective.aspects, data.validation, runtime)
+        replayed = Shown(split, baseline.tail(names, split, runtime), runtime)
+        return cls(objective, errors_kept, clean, replayed, made)
+
+    @cached_property
+    def before(self) -> Seen:
+        """The answers of the unedited network."""
+        return self.seen("before, validation")
+
+    def seen(self, stage: str, *, whole: bool = False) -> Seen:
+        """The answers of the network as it is now."""
+        answers = self.clean.answers(stage, whole=whole)
+        groups = None
+        if self.objective.aspects.positive is not None:
+            groups = groups_of(answers, self.clean.split)
+        if self.replayed is None:
+            return Seen(answers, groups)
+        return Seen(answers, groups, self.replayed.answers(stage, whole=whole), self.made)
+
     def trial(self, strength: Strength, plan: EditPlan) -> Trial:
         """Apply, run the validation images, take back."""
         before = self.before
-        with edited(self.tail.model, plan):
-            whole = any(change.tensor not in self.tail.names for change in plan.changes)
-            after = self.answers(f"trying strength {strength}", whole=whole)
-        kept = ~self.target.mask(before.labels)
-        drop, error = paired_drop(before.correct[kept], after.correct[kept])
-        return Trial(
-            strength=strength,
-            changed_weights=plan.changed_weights,
-            forget=worst_recall(after, self.target),
-            forget_tail=max(tail(after.margin[after.labels == c]) for c in self.target.classes),
-            retain=float(after.correct[kept].mean()),
-            retain_drop=drop,
-            retain_drop_se=error,
-            feasible=drop + self.errors_kept * error <= self.limits.max_retain_drop,
-        )
+        shown = [self.clean, *([self.replayed] if self.replayed else [])]
+        whole = any(change.tensor not in self.clean.tail.names for change in plan.changes)
+        with ExitStack() as stack:
+            for each in shown:
+                stack.enter_context(edited(each.tail.model, plan))
+            after = self.seen(f"trying strength {strength}", whole=whole)
+        return self.objective.trial(strength, plan.changed_weights, before, after, self.errors_kept)
 
 
 def find(
     planner: Planner,
     scores: Scores,
     baseline: Baseline,
-    target: ForgetClass,
-    limits: Limits,
+    objective: Objective,
     runtime: Runtime,
 ) -> tuple[EditPlan, tuple[Trial, ...]]:
     """The plan at the chosen strength, and every strength tried, in ascending order.
 
     When no strength keeps the budget the least harmful one is taken; its gates will fail.
     """
-    bench = Bench.of(baseline, scores, target, limits, runtime)
+    bench = Bench.of(baseline, scores, objective, runtime)
     trials: dict[Strength, Trial] = {}
 
     def attempt(strength: Strength) -> Trial:
@@ -137,18 +150,22 @@ def find(
             trials[strength] = bench.trial(strength, planner(strength))
         return trials[strength]
 
-    climb(ladder(scores), attempt, HOPELESS * limits.max_retain_drop)
+    strengths = ladder(scores, objective.growth)
+    if objective.may_do_nothing and 0 not in strengths:
+        strengths = [0, *strengths]
+    climb(strengths, attempt, HOPELESS * objective.budget)
     # Between the rounds of an order of editing nothing was scored anew: the rounds will do.
     for _ in range(0 if "steps" in scores.header else HALVINGS):
-        for strength in between(sorted(trials), best(trials, limits.max_forget / EQUAL).strength):
+        for strength in between(sorted(trials), best(trials, objective).strength):
             attempt(strength)
-    chosen = best(trials, limits.max_forget / EQUAL)
+    chosen = best(trials, objective)
     frontier = (replace(trials[s], chosen=trials[s] is chosen) for s in sorted(trials))
     return planner(chosen.strength), tuple(frontier)
 
 
-def ladder(scores: Scores) -> list[Strength]:
-    """Strengths from next to nothing upwards, each about twice the one before.
+def ladder(scores: Scores, growth: float = 2.0) -> list[Strength]:
+    """Strengths from next to nothing upwards, each about `growth` times the one before, and of
+    units at least one more.
 
     Scores that are an order of editing bring their own: the counts at which they were made anew.
     """
@@ -156,12 +173,15 @@ def ladder(scores: Scores) -> list[Strength]:
     if steps is not None:  # none at all where nothing is left to forget: then nothing is edited
         return list(steps[:: -(-len(steps) // LONGEST)]) if steps else [0]
     if scores.granularity == "filter":
-        doublings = int(math.log2(max(scores.count, 2)))
-        return [2**power for power in range(doublings)]
+        counts = [1]
+        while (more := max(counts[-1] + 1, round(counts[-1] * growth))) <= scores.count / 2:
+            counts.append(more)
+        return list(counts[:LONGEST])
     largest = max(tensor.numel() for tensor in scores.values.values())
     lowest = max(1.0 / largest, 1e-5)
-    doublings = int(math.log2(LARGEST / lowest))
-    return [float(f"{lowest * 2.0**power:.3g}") for power in range(doublings + 1)]
+    powers = int(math.log2(LARGEST / lowest) / math.log2(growth))
+    shares = [float(f"{lowest * growth**power:.3g}") for power in range(powers + 1)]
+    return list(shares[:LONGEST])
 
 
 def most_trials() -> int:
@@ -173,31 +193,26 @@ def climb(strengths: list[Strength], attempt: Callable[[Strength], Trial], hopel
     """Try ever larger strengths until utility is far beyond the budget twice in a row."""
     beyond = 0
     for strength in strengths:
-        beyond = beyond + 1 if attempt(strength).retain_drop > hopeless else 0
+        beyond = beyond + 1 if attempt(strength).lost > hopeless else 0
         if beyond == 2:
             return
 
 
-def best(trials: dict[Strength, Trial], equal: float) -> Trial:
-    """The order of preference; among infeasible strengths the one with the smallest drop.
-
-    Recalls up to `equal` are as good as 0.
-    """
+def best(trials: dict[Strength, Trial], objective: Objective) -> Trial:
+    """The one that the objective prefers; among infeasible ones the one with the smallest drop."""
     if not trials:
         raise ModelEditError("no strength could be tried: the model has nothing to edit")
     feasible = [trial for trial in trials.values() if trial.feasible]
     if not feasible:
-        return min(trials.values(), key=lambda t: (t.retain_drop, t.changed_weights))
-    return min(
-        feasible, key=lambda t: (max(t.forget_tail, equal), t.retain_drop, t.changed_weights)
-    )
+        return min(trials.values(), key=lambda t: (t.lost, t.changed_weights))
+    return min(feasible, key=objective.preference)
 
 
 def between(tried: list[Strength], centre: Strength) -> list[Strength]:
     """The geometric middles of the gaps below and above a strength."""
     at = tried.index(centre)
     gaps = [tried[max(at - 1, 0) : at + 1], tried[at : at + 2]]
-    middles = [middle(*gap) for gap in gaps if len(gap) == 2]
+    middles = [middle(*gap) for gap in gaps if len(gap) == 2 and gap[0] > 0]
     return [value for value in middles if value not in tried]
 
 
@@ -206,25 +221,3 @@ def middle(low: Strength, high: Strength) -> Strength:
     if isinstance(low, int):
         return round(math.sqrt(low * high))
     return float(f"{math.sqrt(low * high):.3g}")
-
-
-def tail(margins: Floats) -> float:
-    """The share of margins above 0 in the population that n >= 1 margins were drawn from.
-
-    A kernel estimate: the mean of Phi(margin / h) with Silverman's h = 1.06 sd n^(-1/5). Smooth,
-    and above 0 when the closest margins are just below it.
-    """
-    width = 1.06 * margins.std() * len(margins) ** -0.2
-    if not width > 0:
-        return float((margins > 0).mean())
-    scaled = torch.from_numpy(margins / width)
-    return float(torch.special.ndtr(scaled.double()).mean())
-
-
-def paired_drop(
-    before: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    after: np.ndarray[tuple[int], np.dtype[np.bool_]],
-) -> tuple[float, float]:
-    """Accuracy lost on the same images, and its standard error from the discordant pairs."""
-    change = before.astype(float) - after.astype(float)
-    return float(change.mean()), float(change.std() / math.sqrt(len(change)))

@@ -6,13 +6,13 @@ from modeledit.report import (
     ClassMetrics,
     Cost,
     Edit,
+    ForgetTrial,
     GateResult,
     Landing,
     Measurement,
     Report,
     SliceMetrics,
     StageCost,
-    Trial,
 )
 
 LONG = (
@@ -39,7 +39,7 @@ def sample(*, passed: bool) -> Report:
     rows = tuple({"layer": f"{i}.{LAYER}", "changed": i, "total": 1000} for i in range(1, 9))
     value = 0.004 if passed else 0.25
     spent = StageCost(1.5, 1234)
-    trial = Trial(
+    trial = ForgetTrial(
         strength=0.003,
         changed_weights=36,
         forget=0.0,

@@ -8,9 +8,12 @@ from torch import nn
 
 from modeledit.data import Split
 from modeledit.errors import ModelEditError, ModelError
+from modeledit.eval.aspects import Aspects
 from modeledit.eval.classes import calibration_error, slice_metrics, summarise, worst_recall
-from modeledit.eval.gates import NO_EFFECT, SUPPRESSED, UTILITY_LOST, Limits, judge, verdict
+from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import Predictions, predict
+from modeledit.objectives import NO_EFFECT, UTILITY_LOST
+from modeledit.objectives.forgetting import SUPPRESSED, Forgetting
 from modeledit.report import Measurement, SliceMetrics
 from modeledit.runtime import Runtime
 from modeledit.targets import Accuracy, ForgetClass
@@ -109,9 +112,11 @@ def measured(recall, retain):
     ],
 )
 def test_verdict(recall, retain, word):
-    before, after, limits = measured(0.9, 0.90), measured(recall, retain), Limits()
-    assert verdict(before, after, limits)[0] == word
-    assert all(g.passed for g in judge(before, after, limits)) == (word == SUPPRESSED)
+    before, after = measured(0.9, 0.90), measured(recall, retain)
+    forgetting = Forgetting(Limits(0.01, 0.01), Aspects(), (0,))
+    assert forgetting.verdict(before, after, None)[0] == word
+    gates = forgetting.gates(before, after, None)
+    assert all(g.passed for g in gates) == (word == SUPPRESSED)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])

@@ -16,9 +16,11 @@ import modeledit
 from modeledit import demo, pipeline
 from modeledit.checkpoint import read_state, revert, verify
 from modeledit.errors import CheckpointError, DataError, GateError, ModelEditError
+from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
-from modeledit.judging import Baseline, doubts
+from modeledit.judging import Baseline, margin_note
 from modeledit.models import load_model
+from modeledit.objectives.forgetting import Forgetting
 from modeledit.plugins import create
 from modeledit.runtime import Runtime
 from modeledit.scorers.random import Random
@@ -245,14 +247,13 @@ def test_an_order_of_nothing_edits_nothing(few):
 
 
 def test_few_test_images_and_a_cut_validation_split_are_noted(few):
-    target = ForgetClass((3,))
     held = int((few.data.test.labels == 3).sum())
-    limits = Limits(max_forget=0.5 / held)
-    assert "cannot resolve" in doubts(few.data, target, limits, searched=True)[0]
-    assert doubts(few.data, target, Limits(max_forget=1.0), searched=True) == ()
+    tight, wide = (Forgetting(Limits(limit, 0.01), Aspects(), (3,)) for limit in (0.5 / held, 1.0))
+    assert "cannot resolve" in tight.doubts(few.data)[0]
+    assert wide.doubts(few.data) == ()
     cut = replace(few.data, validation_is_training=True)
-    assert "two standard errors" in doubts(cut, target, Limits(max_forget=1.0), searched=True)[0]
-    assert doubts(cut, target, Limits(max_forget=1.0), searched=False) == ()
+    assert "two standard errors" in margin_note(cut, searched=True)[0]
+    assert margin_note(cut, searched=False) == margin_note(few.data, searched=True) == ()
 
 
 def test_a_written_plan_holds_values_and_no_factors(few):

@@ -8,17 +8,32 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from modeledit.errors import ModelEditError
-from modeledit.report import Trial
-from modeledit.search import best, between, climb, ladder, middle, paired_drop, tail
+from modeledit.eval.aspects import Aspects
+from modeledit.eval.gates import Limits
+from modeledit.objectives import paired_drop
+from modeledit.objectives.forgetting import Forgetting, tail
+from modeledit.report import ForgetTrial
+from modeledit.search import best, between, climb, ladder, middle
 from modeledit.types import Scores
+
+FORGET = Forgetting(Limits(max_forget=0.1, max_retain_drop=0.01), Aspects(), (0,))
 
 
 def trial(strength, forget=0.0, drop=0.0, feasible=True, changed=1):
-    return Trial(strength, changed, forget, forget, 0.9, drop, 0.001, feasible)
+    return ForgetTrial(
+        strength=strength,
+        changed_weights=changed,
+        feasible=feasible,
+        forget=forget,
+        forget_tail=forget,
+        retain=0.9,
+        retain_drop=drop,
+        retain_drop_se=0.001,
+    )
 
 
 def chosen(*trials):
-    return best({t.strength: t for t in trials}, equal=0.001).strength
+    return best({t.strength: t for t in trials}, FORGET).strength
 
 
 def test_lowest_recall_then_smallest_loss_then_fewest_changes():
@@ -64,7 +79,7 @@ def test_without_a_feasible_one_the_least_harm():
 
 def test_nothing_tried_is_an_error():
     with pytest.raises(ModelEditError, match="nothing to edit"):
-        best({}, equal=0.0)
+        best({}, FORGET)
 
 
 def test_climb_ends_where_there_is_no_hope():

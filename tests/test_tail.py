@@ -10,10 +10,12 @@ import torch
 from zoo import build, noise
 
 from modeledit.data import Split
+from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
+from modeledit.objectives.forgetting import Forgetting
 from modeledit.runtime import Runtime
-from modeledit.search import Bench
+from modeledit.search import Bench, Shown
 from modeledit.tail import Tail
 from modeledit.toys import SIZE, TARGET, images, net
 from modeledit.types import Change, EditPlan
@@ -145,7 +147,7 @@ class Broken(torch.utils.data.Dataset):
 def bench_of(split, names, limit, runtime):
     model = net("norm").eval()
     tail = Tail(model, names, split.batches(runtime), runtime, lambda _done: None, limit)
-    return Bench(split, TARGET, Limits(), 1.0, runtime, tail), model
+    return Shown(split, tail, runtime), model
 
 
 BAD = {
@@ -173,7 +175,7 @@ def test_every_readable_image_is_answered_once(bad, limit):
     want = predict(model, split, Runtime(batch_size=5), "whole")
     found = bench.answers("by parts")
     assert len(found) == 23 - len(bad)
-    for column in ("labels", "predicted", "confidence", "margin"):
+    for column in ("labels", "predicted", "confidence", "margin", "positions"):
         np.testing.assert_array_equal(getattr(found, column), getattr(want, column))
     assert split.unreadable == tuple(sorted(split.unreadable))
     assert len(split.unreadable) == len(bad)
@@ -192,12 +194,13 @@ def test_a_batch_of_the_rest_counts_in_full(limit):
 
 def test_trials_leave_the_network_as_it_was():
     runtime = Runtime(batch_size=5)
-    bench, model = bench_of(Split.of(images(23)), ["conv2.weight"], 2**30, runtime)
+    shown, model = bench_of(Split.of(images(23)), ["conv2.weight"], 2**30, runtime)
+    bench = Bench(Forgetting(Limits(0.01, 0.01), Aspects(), TARGET.classes), 1.0, shown)
     before = copy.deepcopy(model.state_dict())
-    first = bench.before
+    first = bench.before.answers
     change = Change("conv2.weight", (4, 4, 3, 3), torch.arange(100), torch.zeros(100))
     trial = bench.trial(100, EditPlan((change,)))
     assert trial.changed_weights == 100
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    again = bench.answers("again")
+    again = shown.answers("again")
     np.testing.assert_array_equal(again.margin, first.margin)

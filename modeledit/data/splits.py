@@ -79,6 +79,12 @@ class Split:
         rows = self._rows[at]
         return Split(self.name, self.labels[at], groups, self._pool, rows, self._ledger)
 
+    def regrouped(self, groups: npt.NDArray[np.str_]) -> Split:
+        """The same examples in other groups, (n,) of str."""
+        if groups.shape != self.labels.shape:
+            raise DataError(f"{len(groups)} groups for {len(self)} examples: give one each")
+        return Split(self.name, self.labels, groups, self._pool, self._rows, self._ledger)
+
     def where(self, mask: npt.NDArray[np.bool_]) -> Split:
         """The examples where the mask (n,) is True."""
         if mask.shape != self.labels.shape:

@@ -1,71 +1,111 @@
-"""Gates and the verdict: numbers against stated limits, decided once, on the test split."""
+"""Gates: numbers of the report against stated limits, decided once, on the test split."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from modeledit.errors import ModelEditError
-from modeledit.report import GateResult, Measurement
+from modeledit.eval.fairness import RELIABLE, GroupDrop
+from modeledit.report import Changes, GateResult, Measurement
 
-NO_EFFECT = "no effect"
-UTILITY_LOST = "utility lost"
-SUPPRESSED = "suppressed, unverified"
+_ROUNDING = 1e-12  # losing 2 of 200 images passes a limit of .01, whatever its last bit
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an edit for class targets must keep, in 0..1.
+    """What an edit must keep, in 0..1; None is not gated.
 
     max_forget: recall left of the forgotten class that is recalled most.
-    max_retain_drop: accuracy lost on all other classes.
+    max_retain_drop: accuracy lost on all other classes. max_drop: on all images.
+    max_group_drop: recall that a group of 150 images or more lost beyond doubt: the lower end of
+    the 95 % interval of its paired drop. max_attack_success: of images made on the intact network.
+    max_adaptive_success: of images made on the edited one.
     """
 
-    max_forget: float = 0.01
-    max_retain_drop: float = 0.01
+    max_forget: float | None = None
+    max_retain_drop: float | None = None
+    max_drop: float | None = None
+    max_group_drop: float | None = None
+    max_attack_success: float | None = None
+    max_adaptive_success: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("max-forget", self.max_forget),
-            ("max-retain-drop", self.max_retain_drop),
-        ):
-            if not 0 <= value <= 1:
-                raise ModelEditError(f"--{name} {value} is not a share: give a number in 0..1")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and not 0 <= value <= 1:
+                flag = each.name.replace("_", "-")
+                raise ModelEditError(f"--{flag} {value} is not a share: give a number in 0..1")
+
+    def refuse_unmeasured(self, *, groups: bool, attack: bool) -> None:
+        """A limit on what is not measured would never fail."""
+        if self.max_group_drop is not None and not groups:
+            raise ModelEditError("--max-group-drop needs groups: measure them, or drop it")
+        for name in ("max_attack_success", "max_adaptive_success"):
+            if getattr(self, name) is not None and not attack:
+                flag = name.replace("_", "-")
+                raise ModelEditError(f"--{flag} needs an attack: name one, or drop it")
 
 
-def judge(before: Measurement, after: Measurement, limits: Limits) -> tuple[GateResult, ...]:
-    """The gates of a class target."""
+def judge(
+    before: Measurement, after: Measurement, limits: Limits, changes: Changes | None = None
+) -> tuple[GateResult, ...]:
+    """One result for each limit, in a fixed order."""
+    gates = [*_of_classes(before, after, limits), *_of_groups(changes, limits)]
+    if limits.max_drop is not None:
+        gates.append(
+            gate("accuracy drop", limits.max_drop, before.all.accuracy - after.all.accuracy)
+        )
+    return (*gates, *_of_attacks(after, limits))
+
+
+def gate(name: str, limit: float, value: float) -> GateResult:
+    """Passed up to the limit."""
+    return GateResult(name, limit, value, passed=value <= limit + _ROUNDING)
+
+
+def improved(name: str, before: float, after: float) -> GateResult:
+    """Passed below what it was before."""
+    return GateResult(name, before, after, passed=after < before - _ROUNDING, strict=True)
+
+
+def most_harmed(changes: Changes) -> GroupDrop | None:
+    """Of the groups of 150 images or more, the one that most surely lost recall."""
+    judged = [(drop.ci95[0], drop) for drop in changes.groups if drop.n >= RELIABLE and drop.ci95]
+    return max(judged, key=lambda pair: pair[0])[1] if judged else None
+
+
+def _of_classes(before: Measurement, after: Measurement, limits: Limits) -> list[GateResult]:
+    asked = limits.max_forget, limits.max_retain_drop
+    if asked == (None, None):
+        return []
     if after.forgotten_recall is None or after.retain is None or before.retain is None:
         raise ModelEditError("the test split needs images of the forgotten and of other classes")
     drop = before.retain.accuracy - after.retain.accuracy
-    return (
-        _gate("forgotten recall", limits.max_forget, after.forgotten_recall),
-        _gate("retain accuracy drop", limits.max_retain_drop, drop),
-    )
+    values = (("forgotten recall", after.forgotten_recall), ("retain accuracy drop", drop))
+    return [
+        gate(name, limit, value)
+        for (name, value), limit in zip(values, asked, strict=True)
+        if limit is not None
+    ]
 
 
-def _gate(name: str, limit: float, value: float) -> GateResult:
-    # Losing 2 of 200 images passes a limit of .01, whatever the rounding of the difference.
-    return GateResult(name, limit, value, passed=value <= limit + 1e-12)
+def _of_groups(changes: Changes | None, limits: Limits) -> list[GateResult]:
+    if limits.max_group_drop is None or changes is None:
+        return []
+    worst = most_harmed(changes)
+    if worst is None or worst.ci95 is None:
+        return []
+    return [gate(f"sure recall drop of {worst.name}", limits.max_group_drop, worst.ci95[0])]
 
 
-def verdict(before: Measurement, after: Measurement, limits: Limits) -> tuple[str, str]:
-    """The verdict and one sentence why. Utility first: without it there is nothing to claim.
-
-    Without retrained references "suppressed, unverified" is the most that can be said: outputs do
-    not tell whether the class is still represented inside.
-    """
-    forget, retain = judge(before, after, limits)
-    if not retain.passed:
-        return UTILITY_LOST, (
-            f"accuracy on the retained classes fell by {100 * retain.value:.1f} points, "
-            f"limit {100 * retain.limit:.1f}"
-        )
-    recalls = f"recall {before.forgotten_recall:.3f} before, {after.forgotten_recall:.3f} after"
-    if (before.forgotten_recall or 0.0) <= forget.limit:
-        return NO_EFFECT, f"there was nothing left to forget: {recalls}, limit {forget.limit:g}"
-    if not forget.passed:
-        return NO_EFFECT, f"the class is still recognised: {recalls}, limit {forget.limit:g}"
-    return SUPPRESSED, (
-        "its images are no longer recognised; whether the class is still represented inside the "
-        "network was not tested"
-    )
+def _of_attacks(after: Measurement, limits: Limits) -> list[GateResult]:
+    found, gates = after.attack, []
+    for name, limit, key in (
+        ("replayed attack success", limits.max_attack_success, "replay_success_rate"),
+        ("adaptive attack success", limits.max_adaptive_success, "success_rate"),
+    ):
+        if limit is not None and found is not None:
+            # A network without one right answer has nothing left that an attack could break.
+            value = getattr(found, key)
+            gates.append(gate(name, limit, 1.0 if value is None else value))
+    return gates

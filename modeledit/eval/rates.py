@@ -10,6 +10,7 @@ from modeledit.errors import DataError
 Ints = npt.NDArray[np.int64]
 Names = npt.NDArray[np.str_]
 Floats = npt.NDArray[np.float64]
+KINDS = 5  # of answers, for `counted`
 
 
 def coded(groups: Names | None, *columns: Ints) -> tuple[list[str], Ints]:
@@ -35,10 +36,14 @@ def coded(groups: Names | None, *columns: Ints) -> tuple[list[str], Ints]:
 
 def counted(labels: Ints, predictions: Ints, codes: Ints, positive: int) -> Floats:
     """(groups, 5): positives predicted so and not; others predicted positive, right, and wrong."""
+    return table(codes, kinds_of(labels, predictions, positive), int(codes.max()) + 1, KINDS)
+
+
+def kinds_of(labels: Ints, predictions: Ints, positive: int) -> Ints:
+    """(n,) the column of `counted` that each image counts in."""
     told = predictions == positive
     other = np.where(told, 2, np.where(predictions == labels, 3, 4))
-    kinds = np.where(labels == positive, np.where(told, 0, 1), other)
-    return table(codes, kinds, int(codes.max()) + 1, 5)
+    return np.where(labels == positive, np.where(told, 0, 1), other)
 
 
 def table(codes: Ints, kinds: Ints, groups: int, width: int) -> Floats:

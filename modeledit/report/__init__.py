@@ -11,9 +11,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modeledit.eval.fairness import GroupMetrics
+from modeledit.eval.changes import MetricChange
+from modeledit.eval.fairness import GroupDrop, GroupMetrics
 from modeledit.eval.intervals import Interval
+from modeledit.report.trials import AttackTrial, ForgetTrial, GroupTrial, Trial
 
+__all__ = [
+    "AttackMetrics",
+    "AttackTrial",
+    "Changes",
+    "ClassMetrics",
+    "Cost",
+    "Edit",
+    "ForgetTrial",
+    "GateResult",
+    "GroupTrial",
+    "Landing",
+    "Measurement",
+    "Report",
+    "SliceMetrics",
+    "StageCost",
+    "Trial",
+]
 SCHEMA = 1
 
 
@@ -95,33 +114,25 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One strength on the validation split: a point of the frontier.
-
-    forget: recall of the forgotten class that is recalled most; forget_tail: the same, estimated
-    below the resolution of the images at hand (see `search.tail`). retain_drop: accuracy lost on
-    the retained classes, positive = worse, with its paired standard error.
-    """
-
-    strength: float | int
-    changed_weights: int
-    forget: float
-    forget_tail: float
-    retain: float
-    retain_drop: float
-    retain_drop_se: float
-    feasible: bool
-    chosen: bool = False
-
-
-@dataclass(frozen=True)
 class GateResult:
-    """`value` against `limit`, both in 0..1; passed when value <= limit."""
+    """`value` against `limit`, both shares; passed when value <= limit, or if `strict` below it."""
 
     name: str
     limit: float
     value: float
     passed: bool
+    strict: bool | None = None  # absent where it is not
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an edit did to the groups, on the same test images before and after.
+
+    groups: recall lost by each. metrics: {fairness metric: its change}, missing ones left out.
+    """
+
+    groups: tuple[GroupDrop, ...]
+    metrics: Mapping[str, MetricChange]
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,7 @@ class Report:
     cost: Cost
     edit: Edit | None = None
     after: Measurement | None = None
+    changes: Changes | None = None
     search: tuple[Trial, ...] = ()
     gates: tuple[GateResult, ...] = ()
     verdict: str | None = None
@@ -189,7 +201,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; absent instead of None, empty blocks left out."""
-        return _plain(self)  # type: ignore[no-any-return]
+        found: dict[str, Any] = _plain(self)
+        return found
 
     def to_json(self) -> str:
         """Sorted keys, two spaces, a newline at the end."""
