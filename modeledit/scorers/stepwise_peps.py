@@ -8,7 +8,7 @@ which are still recognised, and retained images near the boundary, count most.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeledit.gradients import scalar, select_parameters
+from modeledit.gradients import scalar
 from modeledit.scorers import Found, Job, Scorer
 from modeledit.scorers._options import non_negative, positive, refuse, share, whole
+from modeledit.scorers._vector import Vector, last
 from modeledit.tail import Piece, Tail
-from modeledit.targets import Mask
+from modeledit.targets import Accuracy, AttackSuccess, ForgetClass, Mask, Target
 from modeledit.types import Granularity
 
 GROUP = 32  # retained images per gradient whose square is taken
@@ -48,6 +49,7 @@ class StepwisePeps(Scorer):
     """
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("weight",)
+    targets: ClassVar[tuple[type[Target], ...]] = (ForgetClass, Accuracy, AttackSuccess)
     share: float = 0.5
     inputs: int = 512
     retain_inputs: int = 3072
@@ -80,31 +82,21 @@ class StepwisePeps(Scorer):
         """Play the edit through on the job's copy and write down when each weight went."""
         shown = job.target.mask(job.split.labels)
         refuse(
-            bool(shown.all()),
+            bool(shown.all()) and job.retain is None,
             f"every example of the {job.split.name} split shows {job.target}, so none is left "
             "to retain: use another scorer",
         )
         names = last(job.anatomy.weights, job.original, self.share)
         play = _Play(self, job, names, shown)
         order = play.order()
-        values = torch.zeros(play.size)
+        values = torch.zeros(play.vector.size)
         values[order] = torch.arange(len(order), 0, -1, dtype=torch.float32)
         never = {name: torch.zeros(job.original[name].shape) for name in job.anatomy.weights}
         return Found(
-            values=never | play.by_name(values),
-            raw=never | play.by_name(play.first),
+            values=never | play.vector.by_name(values),
+            raw=never | play.vector.by_name(play.first),
             header={"allocation": "global", "steps": play.steps},
         )
-
-
-def last(weights: Sequence[str], parameters: Mapping[str, Tensor], share: float) -> list[str]:
-    """The shortest end of `weights` that holds at least `share` of all their entries."""
-    sizes = [parameters[name].numel() for name in weights]
-    held, count = 0, 0
-    while held < share * sum(sizes):
-        count += 1
-        held += sizes[-count]
-    return list(weights[len(weights) - count :])
 
 
 class _Play:
@@ -113,19 +105,19 @@ class _Play:
     def __init__(self, options: StepwisePeps, job: Job, names: Sequence[str], shown: Mask) -> None:
         self._options = options
         self._runtime = job.runtime
-        self._parameters = select_parameters(job.model, names)
-        self._magnitude = self._weights().abs()
+        self.vector = Vector(job.model, names)
+        self._magnitude = self.vector.values().abs()
         self._square = torch.zeros_like(self._magnitude)  # sum over rounds of E g^2
-        self.size = len(self._magnitude)
-        self.first = torch.zeros(self.size)
+        self.first = torch.zeros(self.vector.size)
         self.steps: list[int] = []  # weights zeroed by the end of each round
         self._forget, self._retain = self._tails(job, names, shown)
 
     def _tails(self, job: Job, names: Sequence[str], shown: Mask) -> tuple[Tail, Tail]:
         options = self._options
+        parts = (job.split.where(shown), job.retain or job.split.where(~shown))
         drawn = [
-            job.split.where(mask).sample(count, job.runtime.seed)
-            for mask, count in ((shown, options.inputs), (~shown, options.retain_inputs))
+            part.sample(count, job.runtime.seed)
+            for part, count in zip(parts, (options.inputs, options.retain_inputs), strict=True)
         ]
         runtime = replace(job.runtime, batch_size=GROUP)
         limit = options.cache_mb * 2**20 // 2
@@ -149,30 +141,25 @@ class _Play:
                 tick(1)
                 if chosen is None:
                     break
-                self._zero(chosen)
+                self.vector.zero(chosen)
                 taken.append(chosen.cpu())
                 self.steps.append(sum(map(len, taken)))
         return torch.cat(taken)
-
-    def by_name(self, vector: Tensor) -> dict[str, Tensor]:
-        """The long vector as {parameter name: tensor of its shape}."""
-        sizes = [p.numel() for p in self._parameters.values()]
-        parts = zip(self._parameters.items(), torch.split(vector, sizes), strict=True)
-        return {name: part.view(p.shape) for (name, p), part in parts}
 
     def _round(self, number: int) -> Tensor | None:
         """Positions to zero now, best first; None when enough is forgotten or nothing helps."""
         options = self._options
         loss, forget = self._forget_gradient(number)
         retain = self._retain_gradient(number)
-        weights = self._weights()
+        weights = self.vector.values()
         gain = weights * forget  # what L_f loses, to first order, when the weight is set to 0
         typical = self._magnitude * (self._square / (number + 1)).sqrt()
         floor = torch.finfo(typical.dtype).tiny
         score = (gain + options.lam * weights * retain) / (typical + typical.mean() + floor)
         if number == 0:
             self.first = score.cpu()
-        best = score.topk(min(self.size, math.ceil(options.step * math.sqrt(self.size))))
+        most = math.ceil(options.step * math.sqrt(self.vector.size))
+        best = score.topk(min(self.vector.size, most))
         wanted = int((gain[best.indices].cumsum(0) < options.gain * loss).sum()) + 1
         helpful = int((best.values > 0).sum())
         if loss <= options.enough or not helpful:
@@ -187,7 +174,7 @@ class _Play:
                 self._forget.logits(piece, self._runtime, backward=True), piece.labels, "margin"
             )
             loss = F.softplus(margin + self._options.kappa).sum()
-            gradient += self._gradient(loss)
+            gradient += self.vector.gradient(loss)
             total += float(loss.detach())
             count += len(piece.labels)
         return total / count, gradient / count
@@ -198,7 +185,7 @@ class _Play:
         count = 0
         for piece in self._draw(self._retain, 2 * number + 1):
             logits = self._retain.logits(piece, self._runtime, backward=True)
-            group = self._gradient(F.cross_entropy(logits, piece.labels, reduction="sum"))
+            group = self.vector.gradient(F.cross_entropy(logits, piece.labels, reduction="sum"))
             gradient += group
             square.addcmul_(group, group)
             count += len(piece.labels)
@@ -210,19 +197,3 @@ class _Play:
         count = math.ceil(self._options.fraction * len(tail.pieces))
         order = torch.randperm(len(tail.pieces), generator=self._runtime.generator(salt))
         return [tail.pieces[i] for i in order[:count].tolist()]
-
-    def _gradient(self, loss: Tensor) -> Tensor:
-        found = torch.autograd.grad(
-            loss, list(self._parameters.values()), allow_unused=True, materialize_grads=True
-        )
-        return torch.cat([part.flatten() for part in found])
-
-    def _weights(self) -> Tensor:
-        return torch.cat([p.detach().flatten() for p in self._parameters.values()])
-
-    def _zero(self, positions: Tensor) -> None:
-        """Set weights of the working copy to 0."""
-        weights = self._weights()
-        weights[positions] = 0
-        for name, part in self.by_name(weights).items():
-            self._parameters[name].data.copy_(part)
