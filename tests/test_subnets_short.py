@@ -57,8 +57,33 @@ def test_rows_left_out_change_no_bit(wide):
     walk_to_nothing(networks, full, 7)
     steps = networks._inner._program.steps
     kept = [step.call for step in steps if isinstance(step.call, KeptRows)]
-    assert len(kept) == 2  # the depthwise one and the one without a norm are whole
-    assert all(0 < len(k._rows) < 48 for k in kept)
+    first, second = kept  # the depthwise one and the one without a norm are whole
+    assert first._rows is None  # not run again: units that come alive are copied
+    assert 0 < len(second._rows) < 48
+
+
+def test_coming_alive_costs_no_more_than_dying_where_nothing_before_plays(wide):
+    images = zoo.noise(5, 3, 12, 12)
+    networks, full = pair(wide, images, layers=["two.0", "three"])
+    alive = torch.ones(len(networks.units), dtype=torch.bool)
+    alive[5:9] = False
+    assert torch.equal(networks.logits(alive), full.logits(alive))
+    before, costs = alive.clone(), []
+    meter = networks._inner.runtime.meter
+    for unit in (6, 7, 6):  # one comes alive twice, in between it dies
+        new = alive.clone()
+        new[unit] ^= True
+        start = meter.images
+        assert torch.equal(networks.logits(new, keep=False), full.logits(new))
+        costs.append(meter.images - start)
+        assert torch.equal(networks.logits(new), full.logits(new))
+        alive = new
+    assert len(set(costs)) == 1
+    assert torch.equal(networks.logits(before), full.logits(before))
+    new = before.clone()
+    new[-3:] = False  # of a layer that has players before it
+    assert torch.equal(networks.logits(new), full.logits(new))
+    assert torch.equal(networks.logits(before), full.logits(before))
 
 
 def test_rows_that_would_change_a_bit_stay(wide, monkeypatch):

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from modeledit.subnets.full import FullNetworks
 from modeledit.subnets.masks import Masks
-from modeledit.subnets.places import Move, Place, find, moved, worth
+from modeledit.subnets.places import Move, Place, find, moved, origins, worth
 from modeledit.subnets.players import Players
-from modeledit.subnets.program import Program, run
+from modeledit.subnets.program import Program, bits, run
 from modeledit.subnets.rows import leave_out
 from modeledit.subnets.switches import Switch
 from modeledit.subnets.thin import Death, ThinDeaths, ThinPath
@@ -54,6 +54,8 @@ class GraphNetworks:
         self._program = Program(model, graph)
         self._switches = [Switch(self.players, name) for name in self.players.places]
         self._values: list[list[Any]] = []
+        self._origins = 0
+        self._intact: list[dict[int, Tensor]] = []  # values of these steps with everybody alive
         self._alive: Tensor | None = None
         self._logits = torch.empty(0)
         self._use_thin = thin
@@ -187,17 +189,28 @@ class GraphNetworks:
         for switch in self._switches:
             count = torch.arange(len(switch.rows))
             switch.write(count, torch.ones(len(count), dtype=torch.bool))
-        self._write(self._moves(torch.ones_like(alive), alive))
         with torch.inference_mode():
             if not self._values:
-                sizes = [len(self.labels) * size for size in self._sizes()]
-                self._program.keep(
-                    worth(self._program, self._places, sizes, self._limit, self._use_thin)
-                )
+                self._choose_kept()
             plan = self._program.plan(self._program.whole)
             self._values = [[images, *[None] * self._program.last] for images in self._images]
-            self._logits = self._run(plan, keep=True)
+            anew = not bool(alive.all())
+            if self._origins or not anew:
+                self._logits = self._run(plan, keep=True)
+                self._intact = [
+                    {step: values[step].clone() for step in bits(self._origins)}
+                    for values in self._values
+                ]
+            if anew:
+                self._write(self._moves(torch.ones_like(alive), alive))
+                self._logits = self._run(plan, keep=True)
         self._alive = alive.clone()
+
+    def _choose_kept(self) -> None:
+        program, places = self._program, self._places
+        sizes = [len(self.labels) * size for size in self._sizes()]
+        program.keep(worth(program, places, sizes, self._limit, self._use_thin))
+        self._origins = origins(program, places, program.kept, sizes, self._limit)
 
     def _sizes(self) -> list[int]:
         """Bytes of every step's value for one image."""
@@ -221,14 +234,15 @@ class GraphNetworks:
             self._write(moves, back=True)
 
     def _dirty(self, moves: Sequence[Move]) -> tuple[int, list[tuple[int, Move]]]:
-        """The steps to run, and (step, move) of those where units are written as constants."""
+        """The steps to run, and (step, move) of those where units are written: as constants, or
+        where they come alive as they are in the intact network."""
         program, dirty, fixed = self._program, 0, []
         for move in moves:
             place = self._places[move.layer]
             dies = place.fixed is not None and not bool(move.alive.any())
             for step in place.steps:
                 dirty |= program.below[step]
-                if dies and program.kept >> step & 1:
+                if (dies or self._origins >> step & 1) and program.kept >> step & 1:
                     fixed.append((step, move))
                 else:
                     dirty |= 1 << step
@@ -239,8 +253,7 @@ class GraphNetworks:
         dirty, fixed = self._dirty(moves)
         with torch.inference_mode():
             for step, move in fixed:
-                for channel, value in self._channels(step, move):
-                    channel.fill_(value)
+                self._overwrite(step, move)
             return self._run(self._program.plan(dirty), keep=True)
 
     def _around(self, moves: Sequence[Move]) -> Tensor:
@@ -249,13 +262,11 @@ class GraphNetworks:
         with torch.inference_mode():
             try:
                 for step, move in fixed:
-                    for channel, value in self._channels(step, move):
-                        saved.append((channel, channel.clone()))
-                        channel.fill_(value)
+                    saved += self._overwrite(step, move)
                 return self._run(self._program.plan(dirty), keep=False)
             finally:
-                for channel, old in saved:
-                    channel.copy_(old)
+                for value, axis, rows, before in reversed(saved):
+                    value.index_copy_(axis, rows, before)
 
     def _thin(self, moves: Sequence[Move]) -> Death | None:
         """How to get the logits of a single death by way of its one channel, if there is a way."""
@@ -278,11 +289,13 @@ class GraphNetworks:
         self.runtime.meter.forward(path.rest.share * len(deaths) * len(self.labels))
         return torch.cat(made).cpu()
 
-    def _channels(self, step: int, move: Move) -> Iterator[tuple[Tensor, float]]:
-        """Views of the kept output of `step`, and what they become."""
-        place, players = self._places[move.layer], move.which.tolist()
-        for values in self._values:
-            yield from place.channels(step, values, players)
+    def _overwrite(self, step: int, move: Move) -> list[tuple[Tensor, int, Tensor, Tensor]]:
+        """Writes a move into the kept values of `step`; (value, axis, rows, what was there)."""
+        place, saved = self._places[move.layer], []
+        for at, values in enumerate(self._values):
+            intact = self._intact[at].get(step) if self._intact else None
+            saved.append((values[step], place.axis, *place.write(values[step], move, intact)))
+        return saved
 
     def _run(self, plan: Any, keep: bool) -> Tensor:
         parts = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,13 +29,31 @@ class Place:
     rows: list[list[int]]
     fixed: list[list[float]] | None
 
-    def channels(
-        self, step: int, values: Sequence[Any], players: Sequence[int]
-    ) -> Iterator[tuple[Tensor, float]]:
-        """Views of the value of `step` where the players show, and what they are when dead."""
-        for player in players if self.fixed is not None else ():
-            for row, value in zip(self.rows[player], self.fixed[player], strict=True):  # type: ignore[index]
-                yield values[step].select(self.axis, row), value
+    def write(self, value: Tensor, move: Move, intact: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Writes what the players of a move become into a step's value, those that come alive from
+        its `intact` value; the channels (c,) that changed, and what was there."""
+        rows = self._rows[move.which].flatten().to(value.device)
+        before = value.index_select(self.axis, rows)
+        if len(dead := move.which[~move.alive]):
+            shape = [1] * value.dim()
+            shape[self.axis] = -1
+            constants = self._fixed[dead].to(value).view(shape)
+            places = self._rows[dead].flatten().to(value.device)
+            target = [*value.shape]
+            target[self.axis] = len(places)
+            value.index_copy_(self.axis, places, constants.expand(target))
+        if len(born := move.which[move.alive]) and intact is not None:
+            places = self._rows[born].flatten().to(value.device)
+            value.index_copy_(self.axis, places, intact.index_select(self.axis, places))
+        return rows, before
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return torch.tensor(self.rows)  # (k, w)
+
+    @cached_property
+    def _fixed(self) -> Tensor:
+        return torch.tensor(self.fixed, dtype=torch.float64)  # (k, w)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +116,25 @@ def worth(
             kept |= 1 << step
             room -= sizes[step]
     return kept
+
+
+def origins(
+    program: Program, places: Sequence[Place], kept: int, sizes: Sequence[int], limit: int
+) -> int:
+    """The kept steps, a bit set, whose intact value is to be kept as well: no unit that plays lies
+    before them, so that a unit that comes alive is copied from there. As far as the limit goes."""
+    room = limit - sum(sizes[step] for step in bits(kept & ~1))
+    downstream, found = 0, 0
+    users = Counter(step for place in places for step in place.steps)
+    for step in users:
+        downstream |= program.below[step]
+    for place in places:
+        for step in place.steps if place.fixed is not None else ():
+            first = users[step] == 1 and not downstream >> step & 1
+            if first and kept >> step & 1 and sizes[step] <= room:
+                found |= 1 << step
+                room -= sizes[step]
+    return found
 
 
 def _joins(program: Program, step: int) -> bool:
