@@ -11,7 +11,7 @@ from .command import option, verb
 from .estimate import show_plan
 from .finish import Destination, finish
 from .options import FILE
-from .options_edit import Editing, Gates, editing_options, gate_options
+from .options_edit import Editing, Gates, editing_options, gate_options, layers_option
 from .options_input import DataChoice, ModelChoice, data_options, model_options
 from .options_run import (
     Printing,
@@ -36,6 +36,7 @@ from .options_run import (
     help="What `modeledit score` wrote.",
 )
 @editing_options
+@layers_option
 @gate_options
 @saving_options
 @printing_options
@@ -46,6 +47,7 @@ def command(
     model: ModelChoice,
     data: DataChoice,
     editing: Editing,
+    layers: str | tuple[str, ...] | None,
     gates: Gates,
     saving: Saving,
     printing: Printing,
@@ -79,6 +81,7 @@ def command(
         found,
         editor=editor,
         strength=editing.strength,
+        layers=layers,
         max_forget=gates.max_forget,
         max_retain_drop=gates.max_retain_drop,
         runtime=runtime,

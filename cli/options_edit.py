@@ -9,7 +9,7 @@ import click
 
 from .command import option
 from .options import Pairs, bundle
-from .params import KeyValue, Plugin, Share, Spending, Strength
+from .params import KeyValue, LayerNames, Plugin, Share, Spending, Strength
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,15 @@ classes_option = option(
     metavar="CLASS",
     group="Editing",
     help="Forget it, by number or name; repeat for several.",
+)
+
+
+layers_option = option(
+    "--layers",
+    type=LayerNames(),
+    metavar="auto|NAME,...",
+    group="Scoring",
+    help="Only these layers; auto: those that support the target.",
 )
 
 

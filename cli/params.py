@@ -104,6 +104,15 @@ class KeyValue(_Type):
             return key, text
 
 
+class LayerNames(_Type):
+    """`auto`, or comma-separated names of layers."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> Any:
+        return value if value == "auto" else Names().convert(value, param, ctx)
+
+
 class Numbers(_Type):
     """Comma-separated numbers."""
 

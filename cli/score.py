@@ -10,7 +10,7 @@ from .command import option, verb
 from .errors import PASSED
 from .files import Output, check, record
 from .options import FILE
-from .options_edit import Scoring, scoring_options
+from .options_edit import Scoring, layers_option, scoring_options
 from .options_input import DataChoice, ModelChoice, data_options, model_options
 from .options_run import Run, force_option, json_option, run_options
 from .params import TargetSpec
@@ -33,6 +33,7 @@ LAYERS = 5  # lines that are always shown
     help="class:NAME[,NAME...], group, group:worst, attack or accuracy.",
 )
 @scoring_options
+@layers_option
 @option(
     "-o",
     "--scores",
@@ -53,6 +54,7 @@ def command(
     model: ModelChoice,
     data: DataChoice,
     scoring: Scoring,
+    layers: str | tuple[str, ...] | None,
     as_json: bool,
     force: bool,
     run: Run,
@@ -69,7 +71,7 @@ def command(
     from modeledit.checkpoint import save_scores
 
     behaviour = targets.parse(target, images.class_names)
-    found = pipeline.score(network, images, behaviour, scorer, runtime)
+    found = pipeline.score(network, images, behaviour, scorer, runtime, layers)
     save_scores(output, found)
     record(output)
     inputs.sampled(runtime)

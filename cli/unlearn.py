@@ -17,6 +17,7 @@ from .options_edit import (
     classes_option,
     editing_options,
     gate_options,
+    layers_option,
     scoring_options,
 )
 from .options_input import DataChoice, ModelChoice, data_options, model_options
@@ -36,6 +37,7 @@ from .options_run import (
 @model_options
 @data_options
 @scoring_options
+@layers_option
 @classes_option
 @editing_options
 @gate_options
@@ -49,6 +51,7 @@ def command(
     model: ModelChoice,
     data: DataChoice,
     scoring: Scoring,
+    layers: str | tuple[str, ...] | None,
     editing: Editing,
     gates: Gates,
     saving: Saving,
@@ -81,7 +84,9 @@ def command(
         from modeledit.estimate import estimated
 
         target = pipeline.forget_target(classes, images)
-        estimate = estimated(network, images, target, scorer, editing.strength, runtime)
+        estimate = estimated(
+            network, images, target, scorer, editing.strength, runtime, editor, layers
+        )
         return show_estimate(estimate, printing, verbose=run.verbose)
     result = pipeline.unlearn(
         network,
@@ -90,6 +95,7 @@ def command(
         scorer=scorer,
         editor=editor,
         strength=editing.strength,
+        layers=layers,
         max_forget=gates.max_forget,
         max_retain_drop=gates.max_retain_drop,
         runtime=runtime,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from modeledit.report import Cost, StageCost
-from modeledit.runtime import Runtime
+from modeledit.runtime import Meter, Runtime
 
 
 class Clock:
@@ -19,19 +19,21 @@ class Clock:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._stages = dict.fromkeys(("score", "search", "edit", "evaluate"), StageCost(0.0, 0))
+        self._meters: list[tuple[str, Meter]] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Runtime]:
-        """Runs a stage on a runtime whose meter starts at 0."""
+        """Runs a stage on a runtime whose meter starts at 0.
+
+        What the runtime meters after the stage counts too: an editor may work while a search tries
+        its plans. Those seconds are the search's.
+        """
         metered = self.runtime.metered()
+        self._meters.append((name, metered.meter))
         start = time.perf_counter()
         yield metered
         spent = self._stages[name]
-        self._stages[name] = replace(
-            spent,
-            seconds=spent.seconds + time.perf_counter() - start,
-            passes=spent.passes + round(metered.meter.images),
-        )
+        self._stages[name] = replace(spent, seconds=spent.seconds + time.perf_counter() - start)
 
     def made_before(self, name: str, passes: int) -> None:
         """Count what a stage took in an earlier run whose result this one uses: no seconds."""
@@ -39,7 +41,11 @@ class Clock:
 
     def cost(self) -> Cost:
         """All stages so far."""
-        return Cost(**self._stages, peak_memory_mb=peak_memory_mb())
+        stages = dict(self._stages)
+        for name, meter in self._meters:
+            spent = stages[name]
+            stages[name] = replace(spent, passes=spent.passes + round(meter.images))
+        return Cost(**stages, peak_memory_mb=peak_memory_mb())
 
 
 def peak_memory_mb() -> float:

@@ -13,7 +13,9 @@ from torch.nn import functional
 from modeledit import search
 from modeledit.cost import peak_memory_mb
 from modeledit.data import Data
+from modeledit.editors import Editor
 from modeledit.judging import CACHE
+from modeledit.layer_choice import Layers, most_passes
 from modeledit.models import LoadedModel
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
@@ -46,16 +48,21 @@ def estimated(
     scorer: Scorer,
     strength: Strength | str,
     runtime: Runtime,
+    editor: Editor | None = None,
+    layers: Layers | None = None,
 ) -> Estimate:
     """Run one batch forward and backward, and count the rest."""
     anatomy = survey(loaded.module, data.train.example())
     shown = int(target.mask(data.train.labels).sum())
     trials = search.most_trials() if strength == "auto" else 0
     units = sum(layer.units for layer in anatomy.layers.values())
+    known = (shown, len(data.train) - shown, len(anatomy.parameters))
     passes = {
-        "score": scorer.passes(shown, len(data.train) - shown, len(anatomy.parameters))
+        "score": most_passes(layers, *known)
+        + scorer.passes(*known)
         + units * scorer.passes_per_unit(shown),
         "search": (trials + 1) * len(data.validation) if trials else 0,
+        "edit": (trials + 1) * editor.passes() if editor is not None else 0,
         "evaluate": 2 * len(data.test),
     }
     parameters = dict(loaded.module.named_parameters())

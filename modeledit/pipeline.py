@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from modeledit import plugins, search, targets
+from modeledit import layer_choice, plugins, search, targets
 from modeledit.checkpoint import identity
 from modeledit.cost import Clock
 from modeledit.data import Data, Split
@@ -22,9 +22,11 @@ from modeledit.eval.classes import summarise
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
 from modeledit.judging import Baseline, check_classes, describe_edit, judged
+from modeledit.layer_choice import Layers
 from modeledit.models import LoadedModel
 from modeledit.objectives import Objective
 from modeledit.objectives.forgetting import Forgetting
+from modeledit.remarks import remarks
 from modeledit.report import Measurement, Report
 from modeledit.result import Result
 from modeledit.runtime import Runtime
@@ -33,6 +35,7 @@ from modeledit.selection import Strength
 from modeledit.surgery import rename, settled
 from modeledit.targets import ForgetClass, Target
 from modeledit.types import Scores
+from modeledit.units import survey
 
 Model = LoadedModel | nn.Module
 Datasets = Data | tuple[Any, Any, Any]  # or (train, validation, test) data sets
@@ -49,6 +52,7 @@ def unlearn(
     scorer: Scorer | str = DEFAULT_SCORER,
     editor: Editor | str = DEFAULT_EDITOR,
     strength: Strength | Auto = "auto",
+    layers: Layers | None = None,
     max_forget: float = 0.01,
     max_retain_drop: float = 0.01,
     runtime: Runtime | None = None,
@@ -71,7 +75,7 @@ def unlearn(
     editor.check(scorer.granularity)
     clock = Clock(runtime or Runtime())
     with clock.stage("score") as metered:
-        scores = score(baseline.loaded, baseline.data, target, scorer, metered)
+        scores = score(baseline.loaded, baseline.data, target, scorer, metered, layers)
     if on_scores is not None:
         on_scores(scores)
     return carried_out("unlearn", baseline, scores, objective, editor, strength, clock)
@@ -83,13 +87,21 @@ def score(
     target: Target,
     scorer: Scorer | str = DEFAULT_SCORER,
     runtime: Runtime | None = None,
+    layers: Layers | None = None,
 ) -> Scores:
-    """How responsible each weight or unit is for the target, on the training split."""
-    loaded, data = as_loaded(model), as_data(data)
+    """How responsible each weight or unit is for the target, on the training split.
+
+    layers: names, or "auto" for the layers through which the target is supported; None for all.
+    """
+    loaded, data, runtime = as_loaded(model), as_data(data), runtime or Runtime()
     check_classes(loaded, data)
-    scores = as_scorer(scorer)(loaded.module, data.train, target, runtime)
+    names, limit = None, {}
+    if layers is not None:
+        chosen = layer_choice.choose(layers, loaded.module, data.train, target, runtime)
+        names, limit = chosen.layers, chosen.header()
+    scores = as_scorer(scorer)(loaded.module, data.train, target, runtime, names)
     origin = {"model_digest": identity(loaded.base_state()), "data_digest": data.digest()}
-    return replace(scores, header={**scores.header, **origin})
+    return replace(scores, header={**scores.header, **limit, **origin})
 
 
 def edit(
@@ -99,6 +111,7 @@ def edit(
     *,
     editor: Editor | str = DEFAULT_EDITOR,
     strength: Strength | Auto = "auto",
+    layers: Layers | None = None,
     max_forget: float = 0.01,
     max_retain_drop: float = 0.01,
     runtime: Runtime | None = None,
@@ -121,6 +134,9 @@ def edit(
     limits = Limits(max_forget, max_retain_drop)
     clock = Clock(runtime or Runtime())
     clock.made_before("score", int(scores.header.get("passes", 0)))
+    if layers is not None:
+        with clock.stage("score") as metered:
+            scores = _limited(scores, layers, baseline, target, metered)
     objective = Forgetting(limits, Aspects(), target.classes)
     return carried_out("edit", baseline, scores, objective, as_editor(editor), strength, clock)
 
@@ -182,12 +198,26 @@ def carried_out(
         with clock.stage("search") as metered:
             plan, trials = search.find(planner, scores, baseline, objective, metered)
     else:
-        plan, trials = planner(strength), ()
+        with clock.stage("edit"):
+            plan, trials = planner(strength), ()
     base = loaded.base_state()
     plan = settled(rename(plan, loaded.module, base), base)
     described = describe_edit(plan, scores, editor, loaded.module)
     report, network = judged(task, baseline, objective, plan, trials, described, clock)
+    report = replace(report, notes=report.notes + remarks(plan))
     return Result(report, plan, scores, network, loaded)
+
+
+def _limited(
+    scores: Scores, layers: Layers, baseline: Baseline, target: Target, runtime: Runtime
+) -> Scores:
+    """Scores of `layer-influence` bring the ranking that "auto" needs."""
+    model, split = baseline.loaded.module, baseline.data.train
+    if layers == "auto" and "layers" in scores.header:
+        limit = layer_choice.by_influence(scores.header["layers"])
+    else:
+        limit = layer_choice.choose(layers, model, split, target, runtime)
+    return layer_choice.restricted(scores, limit, survey(model, split.example()))
 
 
 def as_loaded(model: Model) -> LoadedModel:

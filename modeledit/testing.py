@@ -158,7 +158,8 @@ class EditorContract:
                         assert plan.changed_units + left_out == want
                     else:
                         want = sum(how_many(t.numel(), strength) for t in scores.values.values())
-                        assert plan.changed_weights == want
+                        more = self.plugin.trains and plan.changed_weights > want
+                        assert more or plan.changed_weights == want
 
     def test_strength_0_changes_nothing(self) -> None:
         model = net("norm")

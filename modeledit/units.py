@@ -7,8 +7,8 @@ tells who consumes what, whatever control flow, in-place activation or view lies
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -66,6 +66,36 @@ class Anatomy:
     parameters: tuple[str, ...]
     weights: tuple[str, ...]
     num_classes: int
+
+
+def within(name: str, layers: Iterable[str]) -> bool:
+    """Whether a module or parameter is one of `layers` or lies beneath one."""
+    return any(name == layer or name.startswith(f"{layer}.") for layer in layers)
+
+
+def limited(anatomy: Anatomy, layers: Iterable[str]) -> Anatomy:
+    """Only what belongs to `layers`, names that stand for everything beneath them.
+
+    A name that no editable parameter belongs to is a ModelError.
+    """
+    chosen = tuple(dict.fromkeys(layers))
+    for layer in chosen:
+        if not any(within(name, [layer]) for name in (*anatomy.parameters, *anatomy.layers)):
+            few = ", ".join(list(anatomy.layers)[:3])
+            raise ModelError(
+                f"{layer!r} is no editable layer: the network has {len(anatomy.layers)}, such as "
+                f"{few}; the classifier {anatomy.classifier} is never edited"
+            )
+    return replace(
+        anatomy,
+        layers={
+            name: layer
+            for name, layer in anatomy.layers.items()
+            if within(name, chosen) or within(layer.weight[0], chosen)
+        },
+        parameters=tuple(name for name in anatomy.parameters if within(name, chosen)),
+        weights=tuple(name for name in anatomy.weights if within(name, chosen)),
+    )
 
 
 @dataclass

@@ -109,5 +109,7 @@ def test_list_names_plugins_with_a_line_each(capsys: pytest.CaptureFixture[str])
     assert main(["list", "editors"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "editors:"
-    assert [line.split()[0] for line in lines[1:]] == ["dampen", "mean-ablate", "zero"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "dampen", "finetune-layers", "mean-ablate", "zero",
+    ]  # fmt: skip
     assert all(len(line.split()) > 3 for line in lines[1:])

@@ -32,6 +32,7 @@ class Editor(ABC):
     """
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("weight", "filter")
+    trains: ClassVar[bool] = False  # whether a plan may change more than the chosen entries
     order: Order = "highest"
     allocation: Literal["auto", "per-tensor", "global"] = "auto"
 
@@ -41,8 +42,12 @@ class Editor(ABC):
     ) -> Draft:
         """Do once what does not depend on the strength; return how chosen entries become a plan.
 
-        The plan needs no header; the base writes it.
+        The base writes the plan's header, beside what the draft itself puts there.
         """
+
+    def passes(self) -> int:
+        """Forward-equivalent images that each plan takes."""
+        return 0
 
     def check(self, granularity: Granularity) -> None:
         """Refuse scores of a kind that this editor cannot use."""
@@ -79,7 +84,9 @@ class Editor(ABC):
                 allocation=self._allocation(scores),
                 generator=runtime.generator(),
             )
-            return dataclasses.replace(draft(chosen), header={**header, "strength": strength})
+            made = draft(chosen)
+            said = {**made.header, **header, "strength": strength}
+            return dataclasses.replace(made, header=said)
 
         return plan
 

@@ -50,10 +50,18 @@ def _summary(report: Json) -> str:
         f"Edited with modeledit for the target `{report['target']}`: "
         f"{edit['changed_weights']:,} weights{units}, {edit['changed_fraction']:.3%} of the "
         f"network, chosen by the scorer `{edit['scorer']}` and changed by the editor "
-        f"`{edit['editor']}` at strength {edit['strength']}. No training followed. "
+        f"`{edit['editor']}` at strength {edit['strength']}. {_training(edit)} "
         "Names, shapes and dtypes of the tensors are those of the original; the output layer "
         "keeps its size."
     )
+
+
+def _training(edit: Json) -> str:
+    """Only an editor that trains has steps among its options."""
+    steps = edit.get("editor_options", {}).get("steps")
+    if steps is None:
+        return "No training followed."
+    return f"Then {steps:,} steps of training on retained images followed, see the notes below."
 
 
 def _verdict(report: Json) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from modeledit.errors import ModelEditError
 from modeledit.runtime import Runtime
 from modeledit.targets import Accuracy, ForgetClass, Target
 from modeledit.types import Granularity, Scores
-from modeledit.units import Anatomy, survey
+from modeledit.units import Anatomy, limited, survey
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Job:
     model:    a copy in eval mode on `runtime.device`, the scorer's to perturb and hook.
     original: the caller's parameters by name, to restore the copy from; never written to.
     anatomy:  which layers, units and parameters may be edited (the classifier is left out).
+    retain:   images that must not suffer, where they are not the rest of `split`: adversarial
+              images all show the target, and the clean ones are kept apart.
     """
 
     model: nn.Module
@@ -36,6 +38,7 @@ class Job:
     split: Split
     target: Target
     runtime: Runtime
+    retain: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,27 @@ class Scorer(ABC):
         return 0
 
     def __call__(
-        self, model: nn.Module, split: Split, target: Target, runtime: Runtime | None = None
+        self,
+        model: nn.Module,
+        split: Split,
+        target: Target,
+        runtime: Runtime | None = None,
+        layers: Sequence[str] | None = None,
+        retain: Split | None = None,
     ) -> Scores:
-        """Scores of `model` for `target` on the examples of `split`; the model is not touched."""
+        """Scores of `model` for `target` on the examples of `split`; the model is not touched.
+
+        layers: names of those to score, each with everything beneath it; None for all.
+        retain: images that must not suffer, where they are no part of the split.
+        """
         runtime = runtime or Runtime()
         self._check(split, target, runtime)
         work = copy.deepcopy(model).to(runtime.device).eval()
         anatomy = survey(work, split.example())
+        if layers is not None:
+            anatomy = limited(anatomy, layers)
         original = dict(model.named_parameters())
-        found = self.run(Job(work, original, anatomy, split, target, runtime))
+        found = self.run(Job(work, original, anatomy, split, target, runtime, retain))
         return Scores(
             granularity=self.granularity,
             values=_finite(found.values),

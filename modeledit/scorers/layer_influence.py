@@ -80,33 +80,40 @@ class LayerInfluence(Scorer):
     def run(self, job: Job) -> Found:
         """One solve with a right-hand side per class."""
         layers = job.anatomy.layers
-        names = {name: layer.weight[0].rpartition(".")[0] for name, layer in layers.items()}
-        everything = job.split.sample(self.curvature_inputs, job.runtime.seed)
-        problem = pose(
+        modules = {name: layer.weight[0].rpartition(".")[0] for name, layer in layers.items()}
+        problem = self._posed(job, list(modules.values()))
+        shown, control = self._sides(problem, job)
+        difference = {name: shown[name] - control[name] for name in shown}
+        return Found(
+            {n: _by_unit(problem, layer, difference[modules[n]]) for n, layer in layers.items()},
+            {n: _by_unit(problem, layer, shown[modules[n]]) for n, layer in layers.items()},
+            {"layers": _ranking(shown, control)},
+        )
+
+    def _posed(self, job: Job, modules: list[str]) -> Problem:
+        return pose(
             job.model,
-            everything,
+            job.split.sample(self.curvature_inputs, job.runtime.seed),
             reading=self.reading,
             curvature=self.curvature,
             damping=self.damping,
-            layers=list(names.values()),
+            layers=modules,
             runtime=job.runtime,
         )
-        target = job.target.mask(job.split.labels)
-        parts = [
-            self._drawn(job, np.unique(job.split.labels[m]).tolist()) for m in (target, ~target)
-        ]
-        products = self._products(problem, job, [c for part in parts for c in part])
-        shown = {name: rows[: len(parts[0])].mean(0) for name, rows in products.items()}
-        control = {
-            name: rows[len(parts[0]) :].mean(0) if parts[1] else torch.zeros_like(rows[0])
-            for name, rows in products.items()
-        }
-        difference = {name: shown[name] - control[name] for name in products}
-        return Found(
-            {n: _by_unit(problem, layer, difference[names[n]]) for n, layer in layers.items()},
-            {n: _by_unit(problem, layer, shown[names[n]]) for n, layer in layers.items()},
-            {"layers": _ranking(shown, control)},
+
+    def _sides(self, problem: Problem, job: Job) -> tuple[Vectors, Vectors]:
+        """Means over the target's classes and over the others, 0 if there are none."""
+        target, labels = job.target.mask(job.split.labels), job.split.labels
+        shown, others = (
+            self._drawn(job, np.unique(labels[mask]).tolist()) for mask in (target, ~target)
         )
+        products = self._products(problem, job, [*shown, *others])
+        none = not others
+        return (
+            {name: rows[: len(shown)].mean(0) for name, rows in products.items()},
+            {name: torch.zeros_like(rows[0]) if none else rows[len(shown) :].mean(0)
+             for name, rows in products.items()},
+        )  # fmt: skip
 
     def _drawn(self, job: Job, classes: Sequence[int]) -> list[int]:
         generator = job.runtime.generator(_CLASSES)
