@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from modeledit.errors import ModelEditError
 from modeledit.runtime import Runtime
 from modeledit.targets import Accuracy, ForgetClass, Target
 from modeledit.types import Granularity, Scores
-from modeledit.units import Anatomy, survey
+from modeledit.units import Anatomy, limited, survey
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,20 @@ class Scorer(ABC):
         split: Split,
         target: Target,
         runtime: Runtime | None = None,
-        *,
+        layers: Sequence[str] | None = None,
         retain: Split | None = None,
     ) -> Scores:
         """Scores of `model` for `target` on the examples of `split`; the model is not touched.
 
+        layers: names of those to score, each with everything beneath it; None for all.
         retain: images that must not suffer, where they are no part of the split.
         """
         runtime = runtime or Runtime()
         self._check(split, target, runtime)
         work = copy.deepcopy(model).to(runtime.device).eval()
         anatomy = survey(work, split.example())
+        if layers is not None:
+            anatomy = limited(anatomy, layers)
         original = dict(model.named_parameters())
         found = self.run(Job(work, original, anatomy, split, target, runtime, retain))
         return Scores(
