@@ -9,7 +9,7 @@ import click
 from .command import Tool
 
 EXAMPLE = "modeledit study distributions --demo"
-STUDIES = ("distributions", "pruning")
+STUDIES = ("distributions", "pruning", "disturbances")
 
 
 class Studies(Tool):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from modeledit.data import Split
 from modeledit.errors import ModelEditError
-from modeledit.influence import Ekfac, Exact, influence, self_influence
+from modeledit.influence import Ekfac, Exact, ekfac, influence, self_influence
 from modeledit.runtime import Runtime
 from modeledit.toys import images, net
 
@@ -253,3 +253,17 @@ def kronfluence_scores(folder):
             score_args=ScoreArguments(damping_factor=None, compute_per_module_scores=True),
         )  # fmt: skip
     return analyzer.load_pairwise_scores("scores")
+
+
+def test_eigenvectors_come_in_double_precision_where_single_fails(monkeypatch):
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    expected = ekfac._eigenvectors(matrix)
+    solve = torch.linalg.eigh
+
+    def failing(given):
+        if given.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("did not converge")
+        return solve(given)
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    torch.testing.assert_close(ekfac._eigenvectors(matrix).abs(), expected.abs())

@@ -169,7 +169,10 @@ def _eigenvectors(matrix: Tensor | None) -> Tensor:
         raise ModelEditError("the training split has no image: EK-FAC needs some")
     # Eigenvectors are those of any multiple; a mean entry of 1 keeps float32 in range.
     scaled = matrix / (matrix.diagonal().mean() + torch.finfo(matrix.dtype).tiny)
-    vectors: Tensor = torch.linalg.eigh(scaled).eigenvectors
+    try:
+        vectors: Tensor = torch.linalg.eigh(scaled).eigenvectors
+    except torch.linalg.LinAlgError:  # LAPACK can fail on a matrix of low rank in float32
+        vectors = torch.linalg.eigh(scaled.double()).eigenvectors.to(matrix.dtype)
     return vectors
 
 

@@ -1,0 +1,180 @@
+"""Which disturbances, and what is looked at: the options of `modeledit study disturbances`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .command import option
+from .options import FILE, bundle
+from .options_study import Choices, Shares
+from .params import Names, Whole
+
+KINDS = ("white-background", "style", "texture", "blur", "patch-shuffle", "edges", "colour-swap")
+
+
+@dataclass(frozen=True)
+class Disturbing:
+    """Which disturbances, and what they need."""
+
+    disturb: tuple[str, ...]
+    images: int
+    masks: Path | None
+    style: Path | None
+    texture: tuple[float, ...]
+    transfer_steps: int
+    features: str | None
+    features_checkpoint: Path | None
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How the influence is computed, and what is shown of it."""
+
+    training_images: int
+    solver: Any
+    layers: tuple[str, ...] | None
+    distance: Any
+    show: int
+    side: int
+    evaluations: int
+
+
+disturbing_options = bundle(
+    "disturbing",
+    Disturbing,
+    [
+        option(
+            "--disturb",
+            type=Choices(KINDS),
+            default=",".join(KINDS),
+            group="Data",
+            help="Comma-separated: white-background, style, texture, blur, patch-shuffle, "
+            "edges, colour-swap; default: all.",
+        ),
+        option(
+            "--images",
+            type=Whole(1),
+            metavar="N",
+            default=24,
+            show_default=True,
+            group="Data",
+            help="Test images, drawn by class.",
+        ),
+        option(
+            "--masks",
+            type=FILE,
+            metavar="DIR",
+            group="Data",
+            help="Masks named like the test images, light on the object.",
+        ),
+        option(
+            "--style",
+            type=FILE,
+            metavar="FILE",
+            group="Data",
+            help="A picture whose style is taken; else brush strokes.",
+        ),
+        option(
+            "--texture",
+            type=Shares(),
+            default="0.5,1",
+            show_default=True,
+            group="Data",
+            help="Shares of the texture, a variant each.",
+        ),
+        option(
+            "--transfer-steps",
+            type=Whole(1),
+            metavar="N",
+            default=60,
+            show_default=True,
+            group="Data",
+            help="Steps of style and texture transfer.",
+        ),
+        option(
+            "--features",
+            metavar="SPEC",
+            group="Model",
+            help="Network whose features style and texture match; else the model.",
+        ),
+        option(
+            "--features-checkpoint",
+            type=FILE,
+            metavar="FILE",
+            group="Model",
+            help="Its weights (.safetensors).",
+        ),
+    ],
+)
+
+
+looking_options = bundle(
+    "looking",
+    Looking,
+    [
+        option(
+            "--training-images",
+            type=Whole(1),
+            metavar="N",
+            default=200,
+            show_default=True,
+            group="Data",
+            help="Training images whose influence is computed.",
+        ),
+        option(
+            "--solver",
+            type=click.Choice(["ekfac", "cg", "lissa", "exact"]),
+            metavar="NAME",
+            default="ekfac",
+            show_default=True,
+            group="Scoring",
+            help="ekfac, cg, lissa or exact.",
+        ),
+        option(
+            "--layers",
+            type=Names(),
+            group="Scoring",
+            help="Of the influence; else all convolutions and linear ones.",
+        ),
+        option(
+            "--distance",
+            type=click.Choice(["correlation", "euclidean"]),
+            metavar="NAME",
+            default="correlation",
+            show_default=True,
+            group="Scoring",
+            help="Of the clustering: correlation or euclidean.",
+        ),
+        option(
+            "--show",
+            type=Whole(1),
+            metavar="N",
+            default=2,
+            show_default=True,
+            group="Output",
+            help="Test images shown in detail.",
+        ),
+        option(
+            "--side",
+            type=Whole(2),
+            metavar="N",
+            default=6,
+            show_default=True,
+            group="Scoring",
+            help="Regions along a side of an image.",
+        ),
+        option(
+            "--evaluations",
+            type=Whole(2),
+            metavar="N",
+            default=400,
+            show_default=True,
+            group="Scoring",
+            help="Coalitions of regions that are evaluated.",
+        ),
+    ],
+)
