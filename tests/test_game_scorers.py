@@ -58,6 +58,12 @@ def test_leave_one_out_is_what_the_written_network_loses():
     assert scores.header["images"] == {"class:1": 8}
 
 
+def test_gate_ig_in_orders_takes_as_many_passes():
+    straight, orders = (score("gate-ig", path=path) for path in ("straight", "orders"))
+    assert orders.header["passes"] == straight.header["passes"]
+    assert not torch.equal(orders.raw["conv2"], straight.raw["conv2"])
+
+
 def test_shapley_values_are_exact_where_every_order_is_walked():
     scores = score("neuron-shapley", layers="conv2", evaluations=300, estimator="permutation")
     want = np.zeros(4)
@@ -164,6 +170,8 @@ def test_other_scorers_refuse_what_they_cannot_score():
         ("neuron-shapley", {"truncation": 0.2, "estimator": "cmcs"}, "no option 'truncation'"),
         ("gate-ig", {"metric": "accuracy"}, "metric='accuracy' is not known: use one of margin"),
         ("gate-ig", {"steps": 0}, "steps=0 is not allowed"),
+        ("gate-ig", {"path": "x"}, "path='x' is not known: use one of straight, orders"),
+        ("gate-ig", {"path": "orders", "steps": 3}, "steps=3 would leave half of an order out"),
         ("gate-ig", {"selective": 2}, "selective=2 is not known"),
         ("leave-one-out", {"calibration": 0}, "calibration=0 is not allowed"),
     ],

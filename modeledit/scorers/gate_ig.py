@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from modeledit.gate_orders import gate_orders
 from modeledit.gate_path import gate_ig
 from modeledit.scorers import Found, Job, Scorer
 from modeledit.scorers._games import EVERY, Value, found, lay, oriented
@@ -14,6 +15,7 @@ from modeledit.targets import GroupRecall, Target
 from modeledit.types import Granularity
 
 Smooth = Literal["margin", "loss", "probability"]
+Path = Literal["straight", "orders"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,11 @@ class GateIg(Scorer):
     `metric` over the target's images: a cheap stand-in for Shapley values, which it is close to
     and not equal to. Summed over all units it is V(all) - V(none), up to quadrature.
     metric: margin, loss (its negative, so that larger = better) or probability.
-    steps: Gauss-Legendre nodes. images: most that V is read from. layers: comma-separated shell
-    patterns, "" for all; units of others count 0.
+    path: "straight" fades all units together; "orders" one half after the other, in random orders
+    of each image's own, with gates drawn for each unit: nearer to Shapley values of networks that
+    break down early, and the sum is right only roughly.
+    steps: Gauss-Legendre nodes, or for orders an even number of halves. images: most that V is read
+    from. layers: comma-separated shell patterns, "" for all; units of others count 0.
     value: what a unit fades to, its mean output over `calibration` images (mean), what its own
     BatchNorm or bias adds (beta), or 0 after a BatchNorm (zero).
     selective: for class targets, `values` are an order of editing: the most effect on the class for
@@ -37,6 +42,7 @@ class GateIg(Scorer):
     targets: ClassVar[tuple[type[Target], ...]] = EVERY
     granularity: Granularity = "filter"
     metric: Smooth = "margin"
+    path: Path = "straight"
     steps: int = 4
     images: int = 512
     layers: str = ""
@@ -46,7 +52,12 @@ class GateIg(Scorer):
 
     def __post_init__(self) -> None:
         choice("metric", self.metric, Smooth)
+        choice("path", self.path, Path)
         whole("steps", self.steps, 1)
+        refuse(
+            self.path == "orders" and self.steps % 2 == 1,
+            f"steps={self.steps} would leave half of an order out: give an even number",
+        )
         whole("images", self.images, 1)
         choice("value", self.value, Value)
         whole("calibration", self.calibration, 1)
@@ -67,7 +78,8 @@ class GateIg(Scorer):
             "neuron-shapley",
         )
         table = lay(job, self.metric, self.layers, self.value, self.images, self.calibration)
-        phi = gate_ig(
+        integrate = gate_orders if self.path == "orders" else gate_ig
+        phi = integrate(
             job.model,
             job.anatomy,
             table.layers,

@@ -1,0 +1,165 @@
+"""Gates in random orders: half of the units fade at a time, in an order of each image's own.
+
+On the straight path of `gate_path` all units fade together, and networks whose metric hardly
+changes until many are gone are seen where nothing matters. Here one half of the units, drawn for
+each image, stands between pinned and intact while the other half is all there or all gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from modeledit.data import Batch
+from modeledit.gate_path import Gated, Parts
+from modeledit.pins import Values
+from modeledit.runtime import Runtime
+from modeledit.subnets.switches import channel_axis
+from modeledit.surgery import hooked
+from modeledit.units import Anatomy, Layer
+
+
+@dataclass(frozen=True, eq=False)
+class Fade:
+    """Where a layer's units show, and what they fade to: rows first to last of its output.
+
+    fixed: (units * width,); free: (units,) bool, False for units that cannot take their pin.
+    """
+
+    module: nn.Module
+    axis: int
+    first: int
+    width: int
+    fixed: Tensor
+    free: Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module, gated: Gated, layer: Layer) -> Fade:
+        """Before a norm that pins, the output is at `fixed` where the norm gives the pin."""
+        module = model.get_submodule(layer.weight[0].rpartition(".")[0])
+        rows = slice(layer.first, layer.first + layer.units * layer.width)
+        ends = [names[0] for names in (layer.norm_weight, layer.weight, layer.bias) if names]
+        changed = torch.zeros(layer.units, dtype=torch.bool, device=gated.near[ends[-1]].device)
+        for name in (name for name in ends if name in gated.near):
+            moves = gated.near[name] != gated.far[name]
+            moves = moves[rows] if layer.pin != "norm" else moves
+            changed |= moves.reshape(layer.units, -1).any(1)
+        if layer.pin == "norm":
+            norm = model.get_submodule(layer.norm or "")
+            weight, bias = gated.near[layer.norm_weight[0]], layer.bias[0]
+            deviation = (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
+            changed &= weight != 0  # a norm of weight 0 has no input that gives another constant
+            shift = deviation * (gated.far[bias] - gated.near[bias]) / weight
+            fixed = norm.running_mean + torch.where(changed, shift, 0.0)  # type: ignore[operator]
+        elif layer.bias:
+            fixed = gated.far[layer.bias[0]][rows]
+        else:
+            fixed = torch.zeros(layer.units * layer.width, device=changed.device)
+        axis = channel_axis(module)
+        return cls(module, 1 if axis is None else axis, layer.first, layer.width, fixed, changed)
+
+    def __call__(self, output: Tensor, gates: Tensor) -> Tensor:
+        """(B, ...) with each image's own gates, (B, units)."""
+        moved = output.movedim(self.axis, -1)  # (B, ..., rows)
+        count = len(self.fixed)
+        own = moved.narrow(-1, self.first, count)
+        each = gates.repeat_interleave(self.width, 1)
+        each = each.reshape(len(gates), *[1] * (own.dim() - 2), count).to(own)
+        fixed = self.fixed.to(own)
+        parts = [moved[..., : self.first], fixed + each * (own - fixed)]
+        parts.append(moved[..., self.first + count :])
+        return torch.cat(parts, -1).movedim(-1, self.axis)
+
+
+def gate_orders(
+    model: nn.Module,
+    anatomy: Anatomy,
+    layers: Sequence[str],
+    values: Values,
+    batches: Sequence[Batch],
+    parts: Parts,
+    runtime: Runtime,
+    steps: int = 10,
+) -> npt.NDArray[np.float64]:
+    """(n, m): mean slope dV/dm_i with m_i and the gates of the unit's half uniform in 0..1, and the
+    other half all intact or all pinned.
+
+    Near to Shapley values; they add up to V(all) - V(none) only roughly. An order takes two steps,
+    every second one is the reverse of the one before, with its gates reversed. 0 for units that
+    cannot take their pin, and for those whose norm has weight 0. Takes 3 * steps
+    forward-equivalents an image; `steps` is even. The same seed gives the same values.
+    """
+    gated = Gated.of(model, anatomy, layers, values)
+    fades = [Fade.of(model, gated, layer) for layer in gated.layers]
+    free = torch.cat([fade.free for fade in fades]).cpu()
+    total: Tensor | None = None
+    with runtime.progress.stage("fading half of the units", steps * len(batches)) as tick:
+        for at, batch in enumerate(batches):
+            draws = torch.Generator().manual_seed(runtime.seed * 1_000_003 + at)
+            for gates, fading in _halves(len(batch.labels), free, steps, draws):
+                slopes = _slopes(model, fades, gates, batch, parts, runtime)  # (m, B, n)
+                found = (slopes * fading).sum(1).T.double() / (steps / 2)
+                total = found if total is None else total + found
+                tick(1)
+    if total is None:
+        raise ValueError("no batch came")
+    result: npt.NDArray[np.float64] = total.numpy()
+    return result
+
+
+def _halves(
+    images: int, free: Tensor, steps: int, draws: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """(B, n) gates, and the units, (B, n) bool, that are between pinned and intact, by step."""
+    n, found = len(free), []
+    players = int(free.sum())
+    for order in range(steps // 2):
+        if order % 2 == 0:
+            # Each unit comes early and late equally often over the images.
+            turns = torch.rand(images, players, generator=draws).argsort(0)
+            spread = (turns + torch.rand(1, players, generator=draws)) / images
+            rank = spread.argsort(1).argsort(1)
+            inner = torch.rand(images, players, generator=draws)
+        else:
+            rank, inner = players - 1 - rank, 1 - inner
+        half = rank * 2 // max(players, 1)
+        for now in (0, 1):
+            gates, fading = torch.ones(images, n), torch.zeros(images, n, dtype=torch.bool)
+            gates[:, free] = torch.where(half == now, inner, (half > now).float())
+            fading[:, free] = half == now
+            found.append((gates, fading))
+    return found
+
+
+def _slopes(
+    model: nn.Module,
+    fades: Sequence[Fade],
+    gates: Tensor,
+    batch: Batch,
+    parts: Parts,
+    runtime: Runtime,
+) -> Tensor:
+    """(m, B, n), on the CPU: of each image's share of the m numbers in its own gates."""
+    own = [
+        part.to(batch.images.device).requires_grad_()
+        for part in torch.split(gates, [len(fade.free) for fade in fades], 1)
+    ]
+
+    def see(fade: Fade, gate: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda output: fade(output, gate)
+
+    after = [(fade.module, see(fade, gate)) for fade, gate in zip(fades, own, strict=True)]
+    with torch.enable_grad(), hooked(after):
+        numbers = parts(model(batch.images.clone()), batch)  # (m,)
+    runtime.meter.forward(len(batch.labels))
+    columns = []
+    for k, number in enumerate(numbers):
+        found = torch.autograd.grad(number, own, retain_graph=k + 1 < len(numbers))
+        runtime.meter.backward(len(batch.labels))
+        columns.append(torch.cat(found, 1).cpu())
+    return torch.stack(columns)
