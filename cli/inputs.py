@@ -15,7 +15,7 @@ from modeledit.errors import ModelEditError
 from .options_edit import Editing, Scoring
 from .options_input import DataChoice, ModelChoice
 from .options_measure import Attacking
-from .options_run import Run
+from .options_run import Printing, Run
 
 if TYPE_CHECKING:
     from modeledit.attacks import Attack
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modeledit.models import LoadedModel, Preprocessing
     from modeledit.runtime import Runtime
     from modeledit.scorers import Scorer
+    from modeledit.targets import Target
 
 MODEL_FLAGS = (
     "checkpoint",
@@ -138,6 +139,32 @@ def aspects(
     )
 
 
+def target(text: str | None, images: Data) -> Target | None:
+    """A target by its text; None for none."""
+    from modeledit import targets
+
+    return None if text is None else targets.parse(text, images.class_names)
+
+
+def dry_run(
+    network: LoadedModel,
+    images: Data,
+    shown: Target,
+    scorer: Scorer,
+    editing: Editing,
+    runtime: Runtime,
+    printing: Printing,
+    verbose: bool,
+) -> int:
+    """What a run would take, but for what its attacks do."""
+    from modeledit.estimate import estimated
+
+    from .estimate import show_estimate
+
+    estimate = estimated(network, images, shown, scorer, editing.strength, runtime)
+    return show_estimate(estimate, printing, verbose=verbose)
+
+
 def paths(model: ModelChoice, data: DataChoice, *others: Path) -> list[Path]:
     """The user's files and folders that a run reads and so must not write."""
     named = [model.spec, model.checkpoint, (data.data or "").partition(":")[2]]
@@ -182,7 +209,8 @@ def sampling(scoring: Scoring, runtime: Runtime, output: Path, *, force: bool) -
     budget = Budget(*scoring.budget) if scoring.budget is not None else None
     if not plugins.load("scorers", scoring.scorer).sampled:
         asked = {"--budget": budget, "--resume": scoring.resume, "--ray": scoring.ray}
-        for flag in (flag for flag, value in asked.items() if value):
+        flag = next((flag for flag, value in asked.items() if value), None)
+        if flag is not None:
             raise ModelEditError(
                 f"{flag} is for scorers that sample, which {scoring.scorer} does not: drop it, or "
                 "use --scorer neuron-shapley"

@@ -16,7 +16,17 @@ from .show import emit
 NAME = "modeledit"
 COMPLETE = "_MODELEDIT_COMPLETE"  # the variable with which a shell asks for completions
 SECTIONS = {
-    "Edit": ("unlearn", "score", "merge-scores", "edit", "evaluate", "picture", "study"),
+    "Edit": (
+        "unlearn",
+        "repair",
+        "harden",
+        "score",
+        "merge-scores",
+        "edit",
+        "evaluate",
+        "picture",
+        "study",
+    ),
     "Checkpoints": ("apply", "revert", "diff", "inspect", "verify"),
     "Set up": ("list", "init", "completion"),
 }

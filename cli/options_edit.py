@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from modeledit.defaults import EDITOR, SCORER
+
 from .command import option
-from .options import Pairs, bundle
+from .options import Decorator, Pairs, bundle
 from .params import KeyValue, LayerNames, Plugin, Share, Spending, Strength
 
 
@@ -71,105 +73,115 @@ layers_option = option(
 )
 
 
-scoring_options = bundle(
-    "scoring",
-    Scoring,
-    [
-        option(
-            "--scorer",
-            type=Plugin("scorers"),
-            metavar="NAME",
-            default="stepwise-peps",
-            show_default=True,
-            group="Scoring",
-            help="See `modeledit list scorers`.",
-        ),
-        option(
-            "--scorer-arg",
-            type=KeyValue(),
-            multiple=True,
-            group="Scoring",
-            help="An option of the scorer; repeatable.",
-        ),
-        option(
-            "--granularity",
-            type=click.Choice(["weight", "filter"]),
-            metavar="WHAT",
-            group="Scoring",
-            help="weight or filter; by default what the scorer prefers.",
-        ),
-        option(
-            "--budget",
-            type=Spending(),
-            metavar="N|TIME",
-            group="Scoring",
-            help="For sampling: 5000 evaluations, or a time (90s, 10m, 2h).",
-        ),
-        option(
-            "--resume",
-            is_flag=True,
-            group="Scoring",
-            help="Continue sampling that was interrupted.",
-        ),
-        option(
-            "--ray",
-            metavar="ADDRESS",
-            group="Scoring",
-            help="Sample on a Ray cluster: HOST:PORT, or auto.",
-        ),
-    ],
-)
+def scoring_with(name: str) -> Decorator:
+    """The options of scoring; `name` is the scorer without --scorer."""
+    return bundle(
+        "scoring",
+        Scoring,
+        [
+            option(
+                "--scorer",
+                type=Plugin("scorers"),
+                metavar="NAME",
+                default=name,
+                show_default=True,
+                group="Scoring",
+                help="See `modeledit list scorers`.",
+            ),
+            option(
+                "--scorer-arg",
+                type=KeyValue(),
+                multiple=True,
+                group="Scoring",
+                help="An option of the scorer; repeatable.",
+            ),
+            option(
+                "--granularity",
+                type=click.Choice(["weight", "filter"]),
+                metavar="WHAT",
+                group="Scoring",
+                help="weight or filter; by default what the scorer prefers.",
+            ),
+            option(
+                "--budget",
+                type=Spending(),
+                metavar="N|TIME",
+                group="Scoring",
+                help="For sampling: 5000 evaluations, or a time (90s, 10m, 2h).",
+            ),
+            option(
+                "--resume",
+                is_flag=True,
+                group="Scoring",
+                help="Continue sampling that was interrupted.",
+            ),
+            option(
+                "--ray",
+                metavar="ADDRESS",
+                group="Scoring",
+                help="Sample on a Ray cluster: HOST:PORT, or auto.",
+            ),
+        ],
+    )
 
 
-editing_options = bundle(
-    "editing",
-    Editing,
-    [
-        option(
-            "--editor",
-            type=Plugin("editors"),
-            metavar="NAME",
-            default="zero",
-            show_default=True,
-            group="Editing",
-            help="See `modeledit list editors`.",
-        ),
-        option(
-            "--editor-arg",
-            type=KeyValue(),
-            multiple=True,
-            group="Editing",
-            help="An option of the editor; repeat for several.",
-        ),
-        option(
-            "--strength",
-            type=Strength(),
-            metavar="HOW",
-            default="auto",
-            show_default=True,
-            group="Editing",
-            help="auto, a fraction (0.003) or a count (30).",
-        ),
-        option(
-            "--order",
-            type=click.Choice(["highest", "lowest"]),
-            metavar="WHICH",
-            default="highest",
-            show_default=True,
-            group="Editing",
-            help="Scores edited first: highest or lowest.",
-        ),
-        option(
-            "--allocation",
-            type=click.Choice(["auto", "per-tensor", "global"]),
-            metavar="HOW",
-            default="auto",
-            show_default=True,
-            group="Editing",
-            help="Spread of the strength: auto, per-tensor or global.",
-        ),
-    ],
-)
+scoring_options = scoring_with(SCORER["unlearn"])
+
+
+def editing_with(name: str) -> Decorator:
+    """The options of editing; `name` is the editor without --editor."""
+    return bundle(
+        "editing",
+        Editing,
+        [
+            option(
+                "--editor",
+                type=Plugin("editors"),
+                metavar="NAME",
+                default=name,
+                show_default=True,
+                group="Editing",
+                help="See `modeledit list editors`.",
+            ),
+            option(
+                "--editor-arg",
+                type=KeyValue(),
+                multiple=True,
+                group="Editing",
+                help="An option of the editor; repeat for several.",
+            ),
+            option(
+                "--strength",
+                type=Strength(),
+                metavar="HOW",
+                default="auto",
+                show_default=True,
+                group="Editing",
+                help="auto, a fraction (0.003) or a count (30).",
+            ),
+            option(
+                "--order",
+                type=click.Choice(["highest", "lowest"]),
+                metavar="WHICH",
+                default="highest",
+                show_default=True,
+                group="Editing",
+                help="Scores edited first: highest or lowest.",
+            ),
+            option(
+                "--allocation",
+                type=click.Choice(["auto", "per-tensor", "global"]),
+                metavar="HOW",
+                default="auto",
+                show_default=True,
+                group="Editing",
+                help="Spread of the strength: auto, per-tensor or global.",
+            ),
+        ],
+    )
+
+
+editing_options = editing_with(EDITOR["unlearn"])
 
 
 gate_options = bundle(
@@ -193,4 +205,36 @@ gate_options = bundle(
             help="Largest loss of accuracy on all other classes.",
         ),
     ],
+)
+
+
+def limit_option(flag: str, default: float | None, help_text: str) -> Decorator:
+    """A gate: a share, or None where it is off."""
+    return option(
+        flag,
+        type=Share(),
+        default=default,
+        show_default=default is not None,
+        group="Gates",
+        help=help_text,
+    )
+
+
+max_drop_option = limit_option("--max-drop", 0.005, "Largest loss of accuracy.")
+attack_gates = (
+    limit_option("--max-attack-success", None, "Of images made on the intact model; else: lower."),
+    limit_option("--max-adaptive-success", None, "Of images made on the edited one; off."),
+)
+
+
+def group_gate(default: float | None) -> Decorator:
+    """The gate on the recall that a group may lose."""
+    return limit_option("--max-group-drop", default, "Recall a group of 150 may lose beyond doubt.")
+
+
+keep_option = option(
+    "--keep",
+    metavar="TARGET",
+    group="Scoring",
+    help="Weigh this against the target: accuracy, class:3, group...",
 )

@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from modeledit.eval.fairness import GroupMetrics
-from modeledit.report import AttackMetrics, Measurement
+from modeledit.report import AttackMetrics, Changes, Measurement, Report
 
-from .show import percent, short
+from .show import percent, points, short
 from .show_measurement import table
 
 METRICS = {
@@ -94,3 +94,77 @@ def attack_name(found: AttackMetrics) -> str:
 def between(interval: Interval | None) -> str:
     """An interval of shares, in percent."""
     return "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def compared(report: Report) -> list[RenderableType]:
+    """Groups and attacks before and after, a blank line before each table."""
+    before, after = report.before, report.after
+    parts: list[RenderableType] = []
+    if after is None:
+        return parts
+    if report.changes is not None:
+        parts += ["", _groups_compared(before.groups, after.groups, report.changes)]
+        parts += [
+            "",
+            _metrics_compared(before.fairness or {}, after.fairness or {}, report.changes),
+        ]
+    if before.attack is not None and after.attack is not None:
+        parts += ["", _attack_compared(before.attack, after.attack)]
+    return parts
+
+
+def _groups_compared(
+    before: Sequence[GroupMetrics], after: Sequence[GroupMetrics], changes: Changes
+) -> Table:
+    made = table("group, recall", "images", "before", "after", "change", "95 %")
+    for old, new, drop in zip(before, after, changes.groups, strict=True):
+        made.add_row(
+            short(old.name, NAME),
+            f"{old.n:,}",
+            percent(old.recall),
+            percent(new.recall),
+            points(-drop.drop),
+            "-" if drop.ci95 is None else signed((-drop.ci95[1], -drop.ci95[0])),
+        )
+    return made
+
+
+def _metrics_compared(
+    before: Mapping[str, Any], after: Mapping[str, Any], changes: Changes
+) -> Table:
+    made = table("over groups", "before", "after", "change", "95 %")
+    for key, name in METRICS.items():
+        change = changes.metrics.get(key)
+        made.add_row(
+            name,
+            percent(before.get(key)),
+            percent(after.get(key)),
+            points(None if change is None else change.change),
+            "-" if change is None or change.ci95 is None else signed(change.ci95),
+        )
+    return made
+
+
+def _attack_compared(before: AttackMetrics, after: AttackMetrics) -> Table:
+    rows = [
+        ("clean accuracy", "clean_accuracy"),
+        ("success of replayed images", "replay_success_rate"),
+        ("success of images made anew", "success_rate"),
+        ("replayed, true class restored", "replay_restored_rate"),
+        ("robust accuracy", "robust_accuracy"),
+    ]
+    if before.transfer_from is not None:
+        rows.insert(
+            3, (f"success, from {short(before.transfer_from, NAME)}", "transfer_success_rate")
+        )
+    made = table(attack_name(before), "before", "after", "change", "95 % after")
+    for name, key in rows:
+        old, new = getattr(before, key), getattr(after, key)
+        change = None if old is None or new is None else new - old
+        made.add_row(name, percent(old), percent(new), points(change), between(after.ci95.get(key)))
+    return made
+
+
+def signed(interval: Interval) -> str:
+    """An interval of changes, in points."""
+    return f"{points(interval[0])} to {points(interval[1])}"

@@ -22,6 +22,7 @@ from modeledit.report import (
 )
 
 from .show import clean, percent, points, short
+from .show_aspects import compared
 from .show_measurement import NAME, heading, landings, notes, table, targets
 
 GROUP = 16  # columns for a group's name
@@ -35,6 +36,8 @@ def outcome(report: Report, *, verbose: bool) -> list[RenderableType]:
         return parts
     forgotten = targets(report)
     parts += [comparison(report.before, report.after, forgotten)]
+    parts += compared(report)
+    parts += [""] if report.changes or report.after.attack else []
     parts += [harmed(report.before, report.after, forgotten)]
     if report.after.landings:
         parts += [landings(report.after.landings)]
@@ -61,6 +64,10 @@ def comparison(before: Measurement, after: Measurement, forgotten: set[int]) -> 
         rows += [("retain, accuracy", old_kept.accuracy, new_kept.accuracy)]
         rows += [("retain, macro-F1", old_kept.macro_f1, new_kept.macro_f1)]
         rows += [("retain, calibration error", old_kept.ece, new_kept.ece)]
+    else:
+        rows += [("accuracy", before.all.accuracy, after.all.accuracy)]
+        rows += [("macro-F1", before.all.macro_f1, after.all.macro_f1)]
+        rows += [("calibration error", before.all.ece, after.all.ece)]
     for label, was, now in rows:
         change = None if was is None or now is None else now - was
         made.add_row(label, percent(was), percent(now), points(change))
@@ -68,17 +75,18 @@ def comparison(before: Measurement, after: Measurement, forgotten: set[int]) -> 
 
 
 def harmed(before: Measurement, after: Measurement, forgotten: set[int]) -> Text:
-    """The retained class that lost most recall."""
+    """The class that lost most recall, of those that are to be kept."""
     pairs = [
         (old, new)
         for index, (old, new) in enumerate(zip(before.per_class, after.per_class, strict=True))
         if index not in forgotten and old.support
     ]
     old, new = min(pairs, key=_gain)
+    kept = "retained class" if forgotten else "class"
     if _gain((old, new)) >= 0:
-        return Text("no retained class lost recall")
+        return Text(f"no {kept} lost recall")
     change = f"{percent(old.recall)} to {percent(new.recall)}"
-    return Text(f"most harmed retained class: {short(old.name, NAME)}, recall {change}")
+    return Text(f"most harmed {kept}: {short(old.name, NAME)}, recall {change}")
 
 
 def _gain(pair: tuple[ClassMetrics, ClassMetrics]) -> float:
@@ -145,7 +153,8 @@ def _drop(drop: float, error: float) -> str:
 
 def gate(result: GateResult) -> Text:
     """One gate in words; the colour only repeats them."""
-    word, sign, colour = ("pass", "<=", "green") if result.passed else ("FAIL", ">", "red")
+    within, beyond = ("<", ">=") if result.strict else ("<=", ">")
+    word, sign, colour = ("pass", within, "green") if result.passed else ("FAIL", beyond, "red")
     unit = "points" if "drop" in result.name else "%"
     text = Text(word, style=f"bold {colour}")
     numbers = f"{100 * result.value:.2f} {sign} {100 * result.limit:.2f} {unit}"

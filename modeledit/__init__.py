@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from modeledit.errors import ModelEditError
     from modeledit.models import LoadedModel, load_model
     from modeledit.pipeline import measure, unlearn
+    from modeledit.repairs import harden, repair_fairness
     from modeledit.report import Report
     from modeledit.result import Result
     from modeledit.runtime import Runtime
@@ -35,9 +36,11 @@ _HOME = {
     "Split": "data",
     "Unit": "types",
     "apply": "surgery",
+    "harden": "repairs",
     "load_data": "data",
     "load_model": "models",
     "measure": "pipeline",
+    "repair_fairness": "repairs",
     "unlearn": "pipeline",
 }
 
@@ -56,9 +59,11 @@ __all__ = [
     "Split",
     "Unit",
     "apply",
+    "harden",
     "load_data",
     "load_model",
     "measure",
+    "repair_fairness",
     "unlearn",
     "versions",
 ]

@@ -20,7 +20,7 @@ from modeledit.models import LoadedModel
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
 from modeledit.selection import Strength
-from modeledit.targets import ForgetClass
+from modeledit.targets import Target
 from modeledit.units import survey
 
 
@@ -44,7 +44,7 @@ class Estimate:
 def estimated(
     loaded: LoadedModel,
     data: Data,
-    target: ForgetClass,
+    target: Target,
     scorer: Scorer,
     strength: Strength | str,
     runtime: Runtime,

@@ -37,7 +37,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("args", "parts"),
     [
         (["unlern"], ["'unlern'", "did you mean unlearn?"]),
-        (["zzz"], ["'zzz'", "use one of unlearn, score"]),
+        (["zzz"], ["'zzz'", "use one of unlearn, repair"]),
         (["--bogus"], ["--bogus", "modeledit --help"]),
         (["unlearn"], ["no class", "--class"]),
         (["unlearn", "--class", "3"], ["--model and --data", "--demo", "modeledit init"]),
@@ -56,7 +56,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ([*UNLEARN, "--max-forget", "2"], ["--max-forget", "'2'", "0..1"]),
         ([*UNLEARN, "--max-retain-drop", "nan"], ["'nan'", "0..1"]),
         ([*UNLEARN, "--scorer", "pepps"], ["'pepps'", "did you mean peps?"]),
-        ([*UNLEARN, "--editor", "qqq"], ["'qqq'", "dampen, mean-ablate, zero"]),
+        ([*UNLEARN, "--editor", "qqq"], ["'qqq'", "dampen, finetune-layers, mean-ablate, zero"]),
         ([*UNLEARN, "--scorer-arg", "f"], ["'f'", "NAME=VALUE"]),
         ([*UNLEARN, "--granularity", "layer"], ["--granularity", "'layer'", "weight"]),
         ([*UNLEARN, "--limit", "0"], ["--limit", "'0'", "from 1"]),

@@ -96,10 +96,11 @@ class Objective(ABC):
         """Refuse data on which the objective cannot be scored, searched or judged."""
         del data
 
-    def scored(self, baseline: Baseline, runtime: Runtime) -> Split:
-        """The images of the training split that show the target."""
+    def scored(self, baseline: Baseline, runtime: Runtime) -> tuple[Split, Split | None]:
+        """The images of the training split that show the target, and those that must not suffer,
+        where they are no part of the first."""
         del runtime
-        return baseline.data.train
+        return baseline.data.train, None
 
     @abstractmethod
     def trial(

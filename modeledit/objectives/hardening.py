@@ -44,9 +44,9 @@ class Hardening(Objective):
     def budget(self) -> float:
         return 1.0 if self.limits.max_drop is None else self.limits.max_drop
 
-    def scored(self, baseline: Baseline, runtime: Runtime) -> Split:
+    def scored(self, baseline: Baseline, runtime: Runtime) -> tuple[Split, Split | None]:
         """Adversarial images of the training split that do what the attacker wants, labelled with
-        that: the target, or without one the class they are taken for."""
+        that: the target, or without one the class they are taken for. And the clean images."""
         from modeledit.data import Split
 
         made = baseline.crafted(self.aspects, baseline.data.train, runtime)
@@ -63,7 +63,8 @@ class Hardening(Objective):
                 f"to remove; give a larger --eps than {attack.eps:.4g}, more --steps, or drop "
                 "--targeted"
             )
-        return Split.of(TensorDataset(network.inputs(made.changed[rows]), wanted[rows]), "train")
+        attacked = TensorDataset(network.inputs(made.changed[rows]), wanted[rows])
+        return Split.of(attacked, "train, attacked"), baseline.data.train
 
     def trial(
         self, strength: Strength, changed: int, before: Seen, after: Seen, errors_kept: float

@@ -87,14 +87,15 @@ class Repairing(Objective):
                     f"or of any other: use {advice}, or --metric worst-group"
                 )
 
-    def scored(self, baseline: Baseline, runtime: Runtime) -> Split:
+    def scored(self, baseline: Baseline, runtime: Runtime) -> tuple[Split, Split | None]:
+        """The training split; its groups by label, where a metric looks inside them."""
         del runtime
         train = baseline.data.train
         if self.metric == "worst-group" or train.groups is None:
-            return train
+            return train, None
         side = np.where(train.labels == self.positive, "positive", "other")
         cells = [f"{group}, {one}" for group, one in zip(train.groups, side, strict=True)]
-        return train.regrouped(np.array(cells))
+        return train.regrouped(np.array(cells)), None
 
     def value(self, seen: Seen) -> tuple[float, str]:
         """The metric as the report names it, and the group of least recall."""

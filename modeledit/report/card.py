@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from modeledit.report.card_aspects import aspects, limits, number, table, text
+
 Json = Mapping[str, Any]
 NO_CONFIG: Json = MappingProxyType({})
 SLICES = {"forget": "forgotten classes", "retain": "all other classes", "all": "all classes"}
@@ -22,16 +24,17 @@ def model_card(report: Json, config: Json = NO_CONFIG) -> str:
     timm = "architecture" in config
     parts = [
         _front_matter(timm),
-        f"# {_text(report['model']['spec'])}, edited",
+        f"# {text(report['model']['spec'])}, edited",
         _summary(report),
         _verdict(report),
         _slices(report["before"], report["after"]),
+        *aspects(report),
         _harmed(report),
         _landings(report["after"]),
         _notes(report.get("notes", ())),
         _loading(timm, report["model"]["spec"]),
         _files(),
-        LIMITS,
+        limits(report),
         _origin(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -69,11 +72,11 @@ def _verdict(report: Json) -> str:
         f"**Verdict: {report['verdict']}.** {_sentence(report.get('explanation', ''))}".strip()
     ]
     rows = [
-        (gate["name"], _number(gate["value"]), _number(gate["limit"]), _word(gate["passed"]))
+        (gate["name"], number(gate["value"]), number(gate["limit"]), _word(gate["passed"]))
         for gate in report.get("gates", ())
     ]
     if rows:
-        lines.append(_table(("gate", "value", "limit", "result"), rows))
+        lines.append(table(("gate", "value", "limit", "result"), rows))
     return "\n\n".join(lines)
 
 
@@ -82,13 +85,13 @@ def _slices(before: Json, after: Json) -> str:
     for key, name in SLICES.items():
         if key in before and key in after:
             pairs = [
-                f"{_number(before[key][metric])} -> {_number(after[key][metric])}"
+                f"{number(before[key][metric])} -> {number(after[key][metric])}"
                 for metric in ("accuracy", "macro_f1", "ece")
             ]
             rows.append((name, f"{after[key]['n']:,}", *pairs))
     head = ("images of", "n", "accuracy", "macro-F1", "calibration error")
     title = "## Before and after, on the test split"
-    return f"{title}\n\n{_table(head, rows)}"
+    return f"{title}\n\n{table(head, rows)}"
 
 
 def _harmed(report: Json) -> str:
@@ -107,10 +110,10 @@ def _harmed(report: Json) -> str:
     if drop <= 0:
         return "No other class lost F1."
     return (
-        f"Most harmed among the other classes: **{_text(old['name'])}**, "
-        f"F1 {_number(old['f1'])} -> {_number(new['f1'])}, "
-        f"recall {_number(old['recall'])} -> {_number(new['recall'])}, "
-        f"precision {_number(old['precision'])} -> {_number(new['precision'])} "
+        f"Most harmed among the other classes: **{text(old['name'])}**, "
+        f"F1 {number(old['f1'])} -> {number(new['f1'])}, "
+        f"recall {number(old['recall'])} -> {number(new['recall'])}, "
+        f"precision {number(old['precision'])} -> {number(new['precision'])} "
         f"({old['support']:,} images)."
     )
 
@@ -121,7 +124,7 @@ def _forgotten(report: Json) -> set[int]:
 
 
 def _landings(after: Json) -> str:
-    places = [f"{_text(p['name'])} {p['share']:.1%}" for p in after.get("landings", ())]
+    places = [f"{text(p['name'])} {p['share']:.1%}" for p in after.get("landings", ())]
     return (
         f"Images of the forgotten classes are now predicted as: {', '.join(places)}."
         if places
@@ -130,7 +133,7 @@ def _landings(after: Json) -> str:
 
 
 def _notes(notes: Sequence[str]) -> str:
-    return "\n".join(f"- {_text(note)}" for note in notes)
+    return "\n".join(f"- {text(note)}" for note in notes)
 
 
 def _loading(timm: bool, spec: str) -> str:
@@ -163,16 +166,6 @@ def _files() -> str:
     )
 
 
-LIMITS = (
-    "## Limits\n\n"
-    "The numbers say what this checkpoint answers on one test split. They prove nothing about "
-    "erasure: the network may still represent the class inside, a short training or a change of "
-    "the output layer may bring it back, and membership in the training data was not tested "
-    "unless stated above. Images of a forgotten class are not rejected, they get another label. "
-    "This is no legal statement of any kind."
-)
-
-
 def _origin(report: Json) -> str:
     model, data = report["model"], report["data"]
     splits = ", ".join(f"{name} {count:,}" for name, count in data.get("splits", {}).items())
@@ -181,30 +174,15 @@ def _origin(report: Json) -> str:
         ("original model", f"`{model['digest']}`"),
         ("this model", f"`{model.get('edited', '')}`"),
         ("edit", f"`{report['edit']['digest']}`"),
-        ("data", f"{_text(data['spec'])} ({splits})"),
+        ("data", f"{text(data['spec'])} ({splits})"),
         ("seed", str(report["seed"])),
         ("versions", versions),
     ]
-    return f"## Origin\n\n{_table(('what', 'value'), rows)}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _text(value: str) -> str:
-    """A name from outside, on one line, unable to break a table or start markup."""
-    flat = " ".join(str(value).split())
-    return "".join(f"\\{c}" if c in "\\|*_`<>[]#" else c for c in flat)
+    return f"## Origin\n\n{table(('what', 'value'), rows)}"
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}"
 
 
 def _word(passed: bool) -> str:

@@ -1,0 +1,156 @@
+"""The other two jobs, end to end: repairing fairness between groups, and hardening.
+
+Like `pipeline.unlearn`: score on train, search on validation, judge the written file on test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modeledit.attacks import Attack
+from modeledit.attacks.pgd import Pgd
+from modeledit.contrast import contrasted, unsigned
+from modeledit.cost import Clock
+from modeledit.defaults import EDITOR, EPS, SCORER, STEPS
+from modeledit.editors import Editor
+from modeledit.errors import ModelEditError
+from modeledit.eval.aspects import Aspects
+from modeledit.eval.gates import Limits
+from modeledit.judging import Baseline
+from modeledit.objectives import Objective
+from modeledit.objectives.hardening import Hardening
+from modeledit.objectives.repairing import Metric, Repairing
+from modeledit.pipeline import (
+    Auto,
+    Datasets,
+    Model,
+    as_data,
+    as_editor,
+    as_loaded,
+    as_scorer,
+    carried_out,
+)
+from modeledit.result import Result
+from modeledit.runtime import Runtime
+from modeledit.scorers import Scorer
+from modeledit.selection import Strength
+from modeledit.targets import Over, Target
+from modeledit.types import Scores
+
+OnScores = Callable[[Scores], None]
+
+
+def repair_fairness(
+    model: Model,
+    data: Datasets,
+    metric: Metric = "worst-group",
+    *,
+    positive: int = 1,
+    over: Over = "worst",
+    keep: Target | None = None,
+    scorer: Scorer | str = SCORER["repair"],
+    editor: Editor | str = EDITOR["repair"],
+    strength: Strength | Auto = "auto",
+    max_drop: float = 0.005,
+    max_group_drop: float = 0.01,
+    aspects: Aspects | None = None,
+    runtime: Runtime | None = None,
+    baseline: Baseline | None = None,
+    on_scores: OnScores | None = None,
+) -> Result:
+    """Bring a classifier's groups of people closer together, and judge it on the test split.
+
+    metric: what is improved: the recall of the worst group, or the difference between groups in
+    equalized odds or in demographic parity (for the class `positive`). over: whether scores are for
+    the worst group's recall or the mean of all. The gates: the metric is better than before,
+    accuracy falls by at most max_drop, and no group of 150 images or more loses more recall than
+    max_group_drop beyond doubt. aspects: an attack to measure as well. The rest as in `unlearn`.
+    """
+    baseline = baseline or Baseline(as_loaded(model), as_data(data))
+    extra = aspects or Aspects()
+    measured = Aspects(positive, extra.attack, extra.images, extra.queries, extra.rival)
+    limits = Limits(max_drop=max_drop, max_group_drop=max_group_drop)
+    objective = Repairing(limits, measured, metric, over)
+    return _run("repair", baseline, objective, keep, scorer, editor, strength, runtime, on_scores)
+
+
+def harden(
+    model: Model,
+    data: Datasets,
+    attack: Attack | None = None,
+    *,
+    keep: Target | None = None,
+    scorer: Scorer | str = SCORER["harden"],
+    editor: Editor | str = EDITOR["harden"],
+    strength: Strength | Auto = "auto",
+    max_drop: float = 0.005,
+    max_attack_success: float | None = None,
+    max_adaptive_success: float | None = None,
+    aspects: Aspects | None = None,
+    runtime: Runtime | None = None,
+    baseline: Baseline | None = None,
+    on_scores: OnScores | None = None,
+) -> Result:
+    """Edit away what an attack leans on, and judge it on the test split.
+
+    attack: targeted PGD of 20 steps and 8/255 unless given. Its images are made once, on the
+    unedited network, of each split: for scoring, for choosing, for judging. The gates: accuracy
+    falls by at most max_drop; the success of the replayed images is at most max_attack_success, or
+    without that lower than before; of images made anew on the edited network at most
+    max_adaptive_success, if given. keep: a behaviour that scores of units weigh against the attack.
+    aspects: how many images, another network to take images from, groups to measure as well.
+    """
+    baseline = baseline or Baseline(as_loaded(model), as_data(data))
+    extra = aspects or Aspects()
+    chosen = attack or extra.attack or Pgd(eps=EPS, steps=STEPS, targeted=True)
+    measured = Aspects(extra.positive, chosen, extra.images, extra.queries, extra.rival)
+    limits = Limits(
+        max_drop=max_drop,
+        max_attack_success=max_attack_success,
+        max_adaptive_success=max_adaptive_success,
+    )
+    objective = Hardening(limits, measured)
+    return _run("harden", baseline, objective, keep, scorer, editor, strength, runtime, on_scores)
+
+
+def _run(
+    task: str,
+    baseline: Baseline,
+    objective: Objective,
+    keep: Target | None,
+    scorer: Scorer | str,
+    editor: Editor | str,
+    strength: Strength | Auto,
+    runtime: Runtime | None,
+    on_scores: OnScores | None,
+) -> Result:
+    scorer, editor = as_scorer(scorer), as_editor(editor)
+    editor.check(scorer.granularity)
+    objective.check(baseline.data)
+    clock = Clock(runtime or Runtime())
+    with clock.stage("score") as metered:
+        scores = scored(baseline, objective, scorer, metered, keep)
+    if on_scores is not None:
+        on_scores(scores)
+    return carried_out(task, baseline, scores, objective, editor, strength, clock)
+
+
+def scored(
+    baseline: Baseline,
+    objective: Objective,
+    scorer: Scorer,
+    runtime: Runtime,
+    keep: Target | None = None,
+) -> Scores:
+    """Scores for an objective on the images of the training split that show it."""
+    module, target = baseline.loaded.module, objective.target
+    if keep is not None and str(keep) == str(target):
+        raise ModelEditError(f"--keep {keep} is what is edited: name another target")
+    if keep is not None and scorer.granularity != "filter":
+        raise unsigned(scorer.name)
+    split, retain = objective.scored(baseline, runtime)
+    found = scorer(module, split, target, runtime, retain=retain)
+    if keep is not None:
+        spare = scorer(module, baseline.data.train, keep, runtime)
+        found = contrasted(found, spare, target, keep)
+    return baseline.stamped(found)

@@ -1,0 +1,224 @@
+"""Repairing and hardening end to end, on the demo's network, from Python and the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from grouped_cases import MODEL, manifest
+from modeledit.cli.main import main
+
+import modeledit
+from modeledit import demo
+from modeledit.attacks.pgd import Pgd
+from modeledit.checkpoint import verify
+from modeledit.data import load_data
+from modeledit.errors import DataError, ModelEditError
+from modeledit.eval.aspects import Aspects
+from modeledit.judging import Baseline
+from modeledit.pipeline import evaluate
+from modeledit.plugins import create
+from modeledit.targets import Accuracy
+from modeledit.toys import everything
+
+ATTACK = Pgd(eps=32 / 255, steps=3, targeted=True)
+FEW = Aspects(images=60, queries=0)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return manifest(tmp_path_factory.mktemp("grouped"), limit=300)
+
+
+@pytest.fixture(scope="module")
+def grouped(place):
+    loaded = demo.load(20)[0]
+    return Baseline(loaded, load_data(f"csv:{place}", loaded.preprocessing, num_classes=10))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return Baseline(*demo.load(150))
+
+
+@pytest.fixture(scope="module")
+def repaired(grouped):
+    before = everything(grouped.loaded.module)
+    scorer = create("scorers", "stepwise-cells", {"rounds": 6})
+    result = modeledit.repair_fairness(
+        grouped.loaded, grouped.data, positive=7, scorer=scorer, max_drop=0.02, baseline=grouped
+    )
+    assert everything(grouped.loaded.module) == before
+    return result
+
+
+@pytest.fixture(scope="module")
+def hardened(plain):
+    before = everything(plain.loaded.module)
+    scorer = create("scorers", "stepwise-peps", {"rounds": 16})
+    result = modeledit.harden(
+        plain.loaded, plain.data, ATTACK, scorer=scorer, max_drop=0.1, aspects=FEW, baseline=plain
+    )
+    assert everything(plain.loaded.module) == before
+    return result
+
+
+def test_a_repair_shows_groups_before_and_after_and_the_frontier(repaired):
+    report = repaired.report
+    assert (report.task, report.target) == ("repair", "group:worst")
+    names = [group.name for group in report.before.groups]
+    assert names == [g.name for g in report.after.groups] == [g.name for g in report.changes.groups]
+    for old, new, drop in zip(
+        report.before.groups, report.after.groups, report.changes.groups, strict=True
+    ):
+        assert old.recall - new.recall == pytest.approx(drop.drop, abs=1e-12)
+        assert drop.ci95[0] <= drop.drop <= drop.ci95[1]
+    first, *others = report.search
+    assert first.strength == 0  # doing nothing is a trial too
+    assert others
+    chosen = next(t for t in report.search if t.chosen)
+    assert chosen.feasible
+    assert chosen.value == max(t.value for t in report.search if t.feasible)
+    assert [g.name for g in report.gates][:1] == ["error of the worst group"]
+    assert "accuracy drop" in [g.name for g in report.gates]
+
+
+def test_a_repair_brings_the_groups_closer_on_validation(repaired):
+    first, chosen = repaired.report.search[0], next(t for t in repaired.report.search if t.chosen)
+    assert chosen.value > first.value
+
+
+def test_what_was_judged_is_what_is_written(repaired, grouped, tmp_path):
+    out = repaired.save(tmp_path / "out", force=True)
+    assert all(check.passed for check in verify(out))
+    again = modeledit.load_model(out)
+    measured = evaluate(again, grouped.data, aspects=Aspects(positive=7))
+    assert measured.before == repaired.report.after
+    card = (out / "README.md").read_text()
+    assert "noisy" in card
+    assert "worst group" in card
+    assert json.loads((out / "report.json").read_text())["changes"]["groups"][0]["n"] == 150
+
+
+def test_equalized_odds_are_scored_inside_the_groups(grouped):
+    from modeledit.eval.gates import Limits
+    from modeledit.objectives.repairing import Repairing
+    from modeledit.runtime import Runtime
+
+    odds = Repairing(Limits(), Aspects(positive=7), "equalized-odds")
+    odds.check(grouped.data)
+    split, _ = odds.scored(grouped, Runtime())
+    assert sorted(set(split.groups.tolist())) == [
+        "noisy, other", "noisy, positive", "plain, other", "plain, positive",
+    ]  # fmt: skip
+    labels = grouped.data.train.labels
+    assert (np.char.endswith(split.groups, "positive") == (labels == 7)).all()
+
+
+def test_groups_of_one_label_have_no_equalized_odds(place):
+    loaded = demo.load(20)[0]
+    data = load_data(f"csv:{place}", loaded.preprocessing, num_classes=10, group_column=("seven",))
+    with pytest.raises(DataError, match=r"no, yes lack images of label 7.*--group-column group"):
+        modeledit.repair_fairness(loaded, data, "equalized-odds", positive=7)
+
+
+def test_hardening_weakens_the_replay(hardened):
+    report = hardened.report
+    before, after = report.before.attack, report.after.attack
+    assert report.target == "attack"
+    assert before.replay_success_rate == before.success_rate
+    assert after.replay_success_rate < before.replay_success_rate - 0.2
+    assert after.success_rate >= after.replay_success_rate
+    assert report.search[0].success == pytest.approx(1.0, abs=0.2)
+    assert report.verdict == "replay weakened"
+    assert "robust" not in report.verdict + report.explanation
+    assert all(gate.passed for gate in report.gates)
+    assert "masked_gradients" not in report.to_dict()["after"]["attack"]
+
+
+def test_a_hardened_checkpoint_has_its_card(hardened, tmp_path):
+    out = hardened.save(tmp_path / "out")
+    assert all(check.passed for check in verify(out))
+    card = (out / "README.md").read_text()
+    assert "made anew" in card
+    assert "an attacker who has these weights" in card
+
+
+def test_units_weighed_against_accuracy(plain):
+    scorer = create("scorers", "gate-ig", {"images": 40, "steps": 1})
+    result = modeledit.harden(
+        plain.loaded, plain.data, ATTACK, keep=Accuracy(), scorer=scorer, editor="mean-ablate",
+        strength=2, aspects=FEW, baseline=plain,
+    )  # fmt: skip
+    assert result.scores.header["keep"] == "accuracy"
+    assert result.report.edit.changed_units == 2
+    with pytest.raises(ModelEditError, match="gives no signed contributions"):
+        modeledit.harden(
+            plain.loaded, plain.data, ATTACK, keep=Accuracy(), aspects=FEW, baseline=plain,
+            scorer=create("scorers", "stepwise-peps", {"rounds": 1}),
+        )  # fmt: skip
+
+
+def test_an_attack_without_any_success_is_refused(plain):
+    with pytest.raises(DataError, match="pgd succeeds on none of 60 training images"):
+        modeledit.harden(plain.loaded, plain.data, Pgd(eps=0), aspects=FEW, baseline=plain)
+
+
+def run(args, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    code = main(args)
+    return code, *capsys.readouterr()
+
+
+SMALL = ["--scorer-arg", "rounds=3", "--queries", "0", "--attack-images", "30"]
+HARDEN = ["harden", "--demo", "--limit", "60", "--eps", "32/255", "--steps", "2", *SMALL]
+
+
+def test_harden_from_the_command_line(tmp_path, monkeypatch, capsys):
+    code, out, err = run([*HARDEN, "--targeted", "-v"], tmp_path, monkeypatch, capsys)
+    assert err == ""
+    assert max(map(len, out.splitlines())) <= 80
+    for part in ("success of images made anew", "strength tried", "accuracy drop", "verdict: "):
+        assert part in out
+    assert (tmp_path / "modeledit-out").exists() == (code == 0)
+
+
+def test_repair_from_the_command_line(place, tmp_path, monkeypatch, capsys):
+    args = ["repair", *MODEL, "--data", f"csv:{place}", "--positive", "7", "--scorer-arg"]
+    args += ["rounds=2", "--force", "-v", "--max-drop", "0.02"]
+    code, out, err = run(args, tmp_path, monkeypatch, capsys)
+    assert err == ""
+    assert code in (0, 1)
+    assert max(map(len, out.splitlines())) <= 80
+    for part in ("noisy", "most harmed", "worst group recall", "equalized odds", "verdict: "):
+        assert part in out
+    assert (tmp_path / "modeledit-out" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["repair", "--demo"], ["the data has none", "--group-column"]),
+        (["repair", "--demo", "--metric", "odds"], ["--metric", "worst-group"]),
+        (["repair", "--demo", "--max-group-drop", "x"], ["0..1"]),
+        (["harden", "--demo", "--attack", "none"], ["no attack is called 'none'"]),
+        ([*HARDEN, "--eps", "0"], ["succeeds on none of 30", "--eps"]),
+        ([*HARDEN, "--eps", "3"], ["beyond the pixel range"]),
+        ([*HARDEN, "--keep", "dogs"], ["'dogs' is not known", "group:worst"]),
+        ([*HARDEN, "--keep", "attack"], ["--keep attack is what is edited"]),
+    ],
+)
+def test_refused(args, parts, tmp_path, monkeypatch, capsys):
+    code, out, err = run(args, tmp_path, monkeypatch, capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(part in err for part in parts), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_runs_write_nothing(tmp_path, monkeypatch, capsys):
+    code, out, _ = run([*HARDEN, "--dry-run"], tmp_path, monkeypatch, capsys)
+    assert code == 0
+    assert "dry run: nothing was changed" in out
+    assert list(tmp_path.iterdir()) == []
