@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from importlib import import_module
 from typing import Any, ClassVar, Literal
 
 from modeledit.checkpoint import identity
@@ -18,19 +17,24 @@ from modeledit.scorers._options import choice, flag, refuse, whole
 from modeledit.scorers._retained import ranked, ranked_passes
 from modeledit.scorers._watching import watching
 from modeledit.shapley import Estimate, Estimator, Floats
+from modeledit.shapley.cmcs import Cmcs
+from modeledit.shapley.leverage import LeverageCentred
+from modeledit.shapley.permutation import Antithetic, Permutation
+from modeledit.shapley.racing import Racing
 from modeledit.shapley.running import Budget, Pool, SerialPool, run
+from modeledit.shapley.tmab import Tmab
 from modeledit.shapley.workers import pool_for
 from modeledit.targets import ForgetClass, GroupRecall, Target
 from modeledit.types import Granularity, Unit
 
 Name = Literal["permutation", "antithetic", "tmab", "cmcs", "racing", "leverage-centred"]
-CLASSES = {
-    "permutation": "permutation.Permutation",
-    "antithetic": "permutation.Antithetic",
-    "tmab": "tmab.Tmab",
-    "cmcs": "cmcs.Cmcs",
-    "racing": "racing.Racing",
-    "leverage-centred": "leverage.LeverageCentred",
+KINDS: Mapping[Name, type[Estimator]] = {
+    "permutation": Permutation,
+    "antithetic": Antithetic,
+    "tmab": Tmab,
+    "cmcs": Cmcs,
+    "racing": Racing,
+    "leverage-centred": LeverageCentred,
 }
 ENOUGH = 2000  # evaluations, where the estimator has no end of its own
 STEPS = 4  # of the prior's path
@@ -192,8 +196,7 @@ class NeuronShapley(Scorer):
 
     def _kind(self) -> type[Estimator]:
         """The estimator's class; options that it has not are refused."""
-        module, _, name = CLASSES[self.estimator].partition(".")
-        kind: type[Estimator] = getattr(import_module(f"modeledit.shapley.{module}"), name)
+        kind = KINDS[self.estimator]
         has = {field.name for field in fields(kind)}  # type: ignore[arg-type]
         for option in THEIRS:
             if getattr(self, option) is not None and option not in has:
