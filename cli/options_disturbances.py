@@ -37,6 +37,7 @@ class Looking:
     training_images: int
     solver: Any
     layers: tuple[str, ...] | None
+    profile: Any
     distance: Any
     show: int
     side: int
@@ -139,6 +140,15 @@ looking_options = bundle(
             type=Names(),
             group="Scoring",
             help="Of the influence; else all convolutions and linear ones.",
+        ),
+        option(
+            "--profile",
+            type=click.Choice(["intra", "inter", "both"]),
+            metavar="WHAT",
+            default="both",
+            show_default=True,
+            group="Scoring",
+            help="Clustered: influence of the same class, of others, or both.",
         ),
         option(
             "--distance",

@@ -33,7 +33,7 @@ class Studies(Tool):
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def command() -> None:
-    """Repeat an analysis of the method papers on your network and images.
+    """Repeat an analysis of the papers on your network and images.
 
     Tables and pictures go to a folder.
     """

@@ -124,7 +124,9 @@ def command(
     force: bool,
     run: Run,
 ) -> int:
-    """Histograms, fits and tests of PEPS's measures: trained, partly trained, random."""
+    """Distributions of PEPS's measures, trained, partly trained, random.
+
+    With fits to known families, and a test of each layer, trained against random."""
     inputs.check(model, data)
     read = inputs.paths(model, data, *([amount.partly] if amount.partly else []))
     check(output, read, force=force)

@@ -43,7 +43,9 @@ def command(
     force: bool,
     run: Run,
 ) -> int:
-    """Accuracy and layer influence on disturbed images; clusters, profiles, regions."""
+    """Accuracy, layer influence and regions of disturbed images.
+
+    With clusters, layer profiles and the most influential training images."""
     inputs.check(model, data)
     given = (disturbing.masks, disturbing.style, disturbing.features_checkpoint)
     read = inputs.paths(model, data, *(path for path in given if path is not None))
@@ -73,6 +75,7 @@ def command(
     }
     variants = disturb(pictures, disturbing.disturb, sources, recipes, runtime)
     settings = disturbances.Settings(
+        profile=looking.profile,
         distance=looking.distance,
         solver=looking.solver,
         layers=looking.layers or "matrices",

@@ -165,7 +165,7 @@ def command(
     force: bool,
     run: Run,
 ) -> int:
-    """Accuracy along pruning by every score, in both orders, with intervals."""
+    """Accuracy along pruning by every score, with 95 % intervals."""
     inputs.check(model, data)
     read = inputs.paths(model, data)
     check(output, read, force=force)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,16 @@ def test_what_is_the_same_clusters_together() -> None:
         }  # fmt: skip
 
 
+def test_the_profile_that_is_clustered() -> None:
+    made = found()
+    parts = {"intra": made.intra.mean(2), "inter": made.inter.mean(2)}
+    parts["both"] = np.hstack([parts["intra"], parts["inter"]])
+    for profile, rows in parts.items():
+        settings = replace(made.settings, profile=profile)  # type: ignore[arg-type]
+        clusters = replace(made, settings=settings).clusters
+        np.testing.assert_allclose(clusters.correlation, np.corrcoef(rows), atol=1e-9)
+
+
 @pytest.mark.parametrize("distance", ["correlation", "euclidean"])
 def test_distances_are_scipys(distance: str) -> None:
     rows = np.random.default_rng(0).normal(size=(5, 7))
@@ -155,7 +166,15 @@ def test_tables_and_pages() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"distance": "cosine"}, {"shown": 0}, {"side": 1}, {"evaluations": 1}, {"top": 0}]
+    "bad",
+    [
+        {"distance": "cosine"},
+        {"profile": "all"},
+        {"shown": 0},
+        {"side": 1},
+        {"evaluations": 1},
+        {"top": 0},
+    ],
 )
 def test_bad_settings(bad: dict[str, object]) -> None:
     with pytest.raises(ModelEditError):

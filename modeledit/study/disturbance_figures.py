@@ -134,8 +134,7 @@ def profiles(found: Disturbances) -> Figure:
                 axes.plot(at, original, ":", color=INK, linewidth=1.1, label="its class, original")
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
             axes.set_xlim(0, len(at) - 1)
-        for empty in panels[count:]:
-            empty.set_axis_off()
+        _below(panels, count)
         figure.supxlabel(
             f"layer, from {found.layers[0]} (0) to {found.layers[-1]} ({len(at) - 1})", fontsize=9
         )
@@ -166,13 +165,21 @@ def classes(found: Disturbances) -> Figure:
             axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
             axes.set_yticks(range(len(names)), names, fontsize=7)
             axes.grid(visible=False)
-        for empty in panels[count:]:
-            empty.set_axis_off()
+        _below(panels, count)
         figure.supylabel("class of the test image", fontsize=9)
         figure.supxlabel("class of the training images", fontsize=9)
         if image is not None:
             figure.colorbar(image, ax=panels, shrink=0.5, label="mean influence (+: helps)")
         return figure
+
+
+def _below(panels: list[Axes], count: int) -> None:
+    """Nothing where no variant is, and numbers below the panels above it."""
+    for place, axes in enumerate(panels):
+        if place >= count:
+            axes.set_axis_off()
+        elif place + COLUMNS >= count:
+            axes.tick_params(labelbottom=True)
 
 
 def detail(found: Disturbances, image: int) -> Figure:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +27,21 @@ from modeledit.study.regions import regions
 from modeledit.study.variants import Pictures, Scale, Variant
 
 Floats = npt.NDArray[np.float64]
+Profile = Literal["intra", "inter", "both"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """distance: of the clustering. solver, layers: as `influence` takes them.
+    """profile: what of each layer is clustered, the mean influence of training images of the test
+    image's class (intra), of others (inter), or both; distance: of the clustering.
+
+    solver, layers: as `influence` takes them.
 
     shown: test images that are looked at in detail, each with its `top` most influential training
     images and a grid of side x side regions valued by `evaluations` coalitions.
     """
 
+    profile: Profile = "both"
     distance: Distance = "correlation"
     solver: str = "ekfac"
     layers: Choice = "matrices"
@@ -46,6 +51,7 @@ class Settings:
     evaluations: int = 400
 
     def __post_init__(self) -> None:
+        choice("profile", self.profile, Profile)
         choice("distance", self.distance, Distance)
         for name in ("shown", "top"):
             whole(name, getattr(self, name), 1)
@@ -95,8 +101,10 @@ class Disturbances:
 
     @property
     def clusters(self) -> Clusters:
-        """Of the variants by their layer profiles: mean intra-class influence of each layer."""
-        return cluster(self.names, self.intra.mean(2), self.settings.distance)
+        """Of the variants by their layer profiles, means over test images."""
+        kinds = {"intra": (self.intra,), "inter": (self.inter,), "both": (self.intra, self.inter)}
+        rows = np.concatenate([kind.mean(2) for kind in kinds[self.settings.profile]], axis=1)
+        return cluster(self.names, rows, self.settings.distance)
 
 
 def study(
