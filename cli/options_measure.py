@@ -11,7 +11,7 @@ from modeledit.errors import ModelEditError
 
 from .command import option
 from .options import Decorator, Pairs, bundle
-from .params import Epsilon, KeyValue, Plugin, Whole
+from .params import Epsilon, KeyValue, Names, Plugin, Whole
 
 if TYPE_CHECKING:
     from modeledit.attacks import Attack
@@ -34,9 +34,11 @@ class Attacking:
     queries: int
     transfer: str | None
 
-    def chosen(self) -> Attack | None:
-        """The attack with its options, an unknown one refused by name; None if none was named."""
-        if self.attack is None:
+    def chosen(self, default: str | None = None) -> Attack | None:
+        """The attack with its options, an unknown one refused by name; `default`, or None, if none
+        was named."""
+        name = self.attack or default
+        if name is None:
             _refuse_stray()
             return None
         from modeledit import plugins
@@ -47,9 +49,9 @@ class Attacking:
             options["targeted"] = True
         options.update(self.attack_arg)
         try:
-            return plugins.create("attacks", self.attack, options)  # type: ignore[no-any-return]
+            return plugins.create("attacks", name, options)  # type: ignore[no-any-return]
         except (TypeError, ValueError) as error:  # an option of the wrong kind
-            raise ModelEditError(f"{self.attack} does not take {options}: {error}") from error
+            raise ModelEditError(f"{name} does not take {options}: {error}") from error
 
 
 def _refuse_stray() -> None:
@@ -61,6 +63,29 @@ def _refuse_stray() -> None:
                 f"--{flag.replace('_', '-')} goes with an attack: name one with --attack, or drop "
                 "it"
             )
+
+
+class Aspect(Names):
+    """`groups`, `attack`, or both with a comma."""
+
+    name = "what"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        names = super().convert(value, param, ctx)
+        for name in names:
+            if name not in ("groups", "attack"):
+                self.fail(f"{name!r} cannot be measured: use groups, attack or both", param, ctx)
+        return names
+
+
+measure_option = option(
+    "--measure",
+    type=Aspect(),
+    metavar="WHAT",
+    default=(),
+    group="Data",
+    help="Also measure groups, attack or both (comma-separated).",
+)
 
 
 positive_option = option(

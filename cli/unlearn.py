@@ -14,13 +14,17 @@ from .options_edit import (
     Editing,
     Gates,
     Scoring,
+    attack_gates,
     classes_option,
     editing_options,
     gate_options,
+    group_gate,
+    keep_option,
     layers_option,
     scoring_options,
 )
 from .options_input import DataChoice, ModelChoice, data_options, model_options
+from .options_measure import Attacking, attack_options, measure_option, positive_option
 from .options_run import (
     Printing,
     Run,
@@ -38,9 +42,16 @@ from .options_run import (
 @data_options
 @scoring_options
 @layers_option
+@keep_option
 @classes_option
+@measure_option
+@positive_option
+@attack_options(None)
 @editing_options
 @gate_options
+@group_gate(None)
+@attack_gates[0]
+@attack_gates[1]
 @saving_options
 @printing_options
 @save_scores_option
@@ -52,8 +63,15 @@ def command(
     data: DataChoice,
     scoring: Scoring,
     layers: str | tuple[str, ...] | None,
+    keep: str | None,
+    measure: tuple[str, ...],
+    positive: str,
+    attacking: Attacking,
     editing: Editing,
     gates: Gates,
+    max_group_drop: float | None,
+    max_attack_success: float | None,
+    max_adaptive_success: float | None,
     saving: Saving,
     printing: Printing,
     save_scores: Path | None,
@@ -68,6 +86,7 @@ def command(
     if not classes:
         raise ModelEditError("no class was named: give --class with its number or name")
     inputs.check(model, data)
+    attack = attacking.chosen("pgd" if "attack" in measure else None)
     to = Destination(saving, printing, save_scores, force)
     if not saving.dry_run:
         to.check(inputs.paths(model, data))
@@ -88,6 +107,13 @@ def command(
             network, images, target, scorer, editing.strength, runtime, editor, layers
         )
         return show_estimate(estimate, printing, verbose=run.verbose)
+    from modeledit.eval.gates import Limits
+
+    limits = Limits(
+        max_group_drop=max_group_drop,
+        max_attack_success=max_attack_success,
+        max_adaptive_success=max_adaptive_success,
+    )
     result = pipeline.unlearn(
         network,
         images,
@@ -96,6 +122,11 @@ def command(
         editor=editor,
         strength=editing.strength,
         layers=layers,
+        keep=inputs.target(keep, images),
+        aspects=inputs.aspects(
+            images, attack, attacking, positive if "groups" in measure else None
+        ),
+        limits=limits,
         max_forget=gates.max_forget,
         max_retain_drop=gates.max_retain_drop,
         runtime=runtime,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modeledit.errors import ModelEditError
+from modeledit.scorers import Scorer
 from modeledit.targets import AttackSuccess, GroupRecall, Target
 from modeledit.types import Scores
 
@@ -30,6 +31,14 @@ def contrasted(scores: Scores, kept: Scores, target: Target, keep: Target) -> Sc
     header = {**scores.header, "keep": str(keep)}
     header["passes"] = int(scores.header["passes"]) + int(kept.header["passes"])
     return replace(scores, values=values, header=header)
+
+
+def check(scorer: Scorer, target: Target, keep: Target | None) -> None:
+    """Refuse, before anything is scored, what cannot be weighed."""
+    if keep is not None and str(keep) == str(target):
+        raise ModelEditError(f"--keep {keep} is what is edited: name another target")
+    if keep is not None and scorer.granularity != "filter":
+        raise unsigned(scorer.name)
 
 
 def unsigned(scorer: str) -> ModelEditError:

@@ -13,6 +13,7 @@ from torch import nn
 
 from modeledit import layer_choice, plugins, search, targets
 from modeledit.checkpoint import identity
+from modeledit.contrast import check, contrasted
 from modeledit.cost import Clock
 from modeledit.data import Data, Split
 from modeledit.editors import Editor
@@ -53,8 +54,11 @@ def unlearn(
     editor: Editor | str = DEFAULT_EDITOR,
     strength: Strength | Auto = "auto",
     layers: Layers | None = None,
+    keep: Target | None = None,
     max_forget: float = 0.01,
     max_retain_drop: float = 0.01,
+    aspects: Aspects | None = None,
+    limits: Limits | None = None,
     runtime: Runtime | None = None,
     baseline: Baseline | None = None,
     on_scores: Callable[[Scores], None] | None = None,
@@ -63,19 +67,21 @@ def unlearn(
 
     Scores come from `data.train`, the strength from `data.validation`; no fine-tuning. The gates:
     recall left of the forgotten class <= max_forget and accuracy lost on all other classes
-    <= max_retain_drop, both in 0..1. `baseline` (of the same model and data) spares measuring the
+    <= max_retain_drop, both in 0..1. keep: another behaviour, which scores of units weigh against
+    the class. aspects: groups and an attack to measure as well, and further `limits` to gate them
+    by. `baseline` (of the same model and data) spares measuring the
     unedited network again for every one of several edits; `on_scores` is handed the scores as soon
     as they are there, to keep them whatever happens next.
     """
     baseline = baseline or Baseline(as_loaded(model), as_data(data))
     target = forget_target(forget, baseline.data)
-    limits = Limits(max_forget, max_retain_drop)
-    objective = Forgetting(limits, Aspects(), target.classes)
+    limits = replace(limits or Limits(), max_forget=max_forget, max_retain_drop=max_retain_drop)
+    objective = Forgetting(limits, aspects or Aspects(), target.classes)
     scorer, editor = as_scorer(scorer), as_editor(editor)
     editor.check(scorer.granularity)
     clock = Clock(runtime or Runtime())
     with clock.stage("score") as metered:
-        scores = score(baseline.loaded, baseline.data, target, scorer, metered, layers)
+        scores = score(baseline.loaded, baseline.data, target, scorer, metered, layers, keep)
     if on_scores is not None:
         on_scores(scores)
     return carried_out("unlearn", baseline, scores, objective, editor, strength, clock)
@@ -88,18 +94,25 @@ def score(
     scorer: Scorer | str = DEFAULT_SCORER,
     runtime: Runtime | None = None,
     layers: Layers | None = None,
+    keep: Target | None = None,
 ) -> Scores:
     """How responsible each weight or unit is for the target, on the training split.
 
     layers: names, or "auto" for the layers through which the target is supported; None for all.
+    keep: another behaviour, which the scores weigh against the target (`contrast.contrasted`).
     """
     loaded, data, runtime = as_loaded(model), as_data(data), runtime or Runtime()
     check_classes(loaded, data)
+    scorer = as_scorer(scorer)
+    check(scorer, target, keep)
     names, limit = None, {}
     if layers is not None:
         chosen = layer_choice.choose(layers, loaded.module, data.train, target, runtime)
         names, limit = chosen.layers, chosen.header()
-    scores = as_scorer(scorer)(loaded.module, data.train, target, runtime, names)
+    scores = scorer(loaded.module, data.train, target, runtime, names)
+    if keep is not None:
+        spared = scorer(loaded.module, data.train, keep, runtime, names)
+        scores = contrasted(scores, spared, target, keep)
     origin = {"model_digest": identity(loaded.base_state()), "data_digest": data.digest()}
     return replace(scores, header={**scores.header, **limit, **origin})
 

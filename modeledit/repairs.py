@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 from modeledit.attacks import Attack
 from modeledit.attacks.pgd import Pgd
-from modeledit.contrast import contrasted, unsigned
+from modeledit.contrast import check, contrasted
 from modeledit.cost import Clock
 from modeledit.defaults import EDITOR, EPS, SCORER, STEPS
 from modeledit.editors import Editor
-from modeledit.errors import ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
 from modeledit.judging import Baseline
@@ -144,10 +143,7 @@ def scored(
 ) -> Scores:
     """Scores for an objective on the images of the training split that show it."""
     module, target = baseline.loaded.module, objective.target
-    if keep is not None and str(keep) == str(target):
-        raise ModelEditError(f"--keep {keep} is what is edited: name another target")
-    if keep is not None and scorer.granularity != "filter":
-        raise unsigned(scorer.name)
+    check(scorer, target, keep)
     split, retain = objective.scored(baseline, runtime)
     found = scorer(module, split, target, runtime, retain=retain)
     if keep is not None:

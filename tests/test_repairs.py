@@ -222,3 +222,51 @@ def test_dry_runs_write_nothing(tmp_path, monkeypatch, capsys):
     assert code == 0
     assert "dry run: nothing was changed" in out
     assert list(tmp_path.iterdir()) == []
+
+
+UNLEARN = ["unlearn", "--class", "3", "--scorer", "magnitude", "--strength", "0.001", "--json"]
+
+
+def test_unlearning_can_measure_and_gate_on_groups_and_attacks(
+    place, tmp_path, monkeypatch, capsys
+):
+    args = [*UNLEARN, *MODEL, "--data", f"csv:{place}", "--measure", "groups,attack"]
+    args += ["--positive", "7", "--steps", "2", "--attack-images", "20", "--queries", "0"]
+    args += ["--max-group-drop", "0.5", "--max-attack-success", "0", "--eps", "32/255"]
+    code, out, _ = run(args, tmp_path, monkeypatch, capsys)
+    report = json.loads(out)
+    assert code == 1
+    assert [gate["name"].partition(" of ")[0] for gate in report["gates"]] == [
+        "forgotten recall", "retain accuracy drop", "sure recall drop", "replayed attack success",
+    ]  # fmt: skip
+    assert report["after"]["attack"]["n"] == 20
+    assert len(report["changes"]["groups"]) == 2
+    assert report["after"]["forget"]["n"] > 0
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["--measure", "groups,dogs"], ["'dogs' cannot be measured", "groups, attack"]),
+        (["--measure", "groups"], ["the data has none", "--group-column"]),
+        (["--max-group-drop", "0.1"], ["--max-group-drop needs groups"]),
+        (["--max-attack-success", "0.1"], ["--max-attack-success needs an attack"]),
+        (["--eps", "0.1"], ["--eps goes with an attack"]),
+        (["--keep", "accuracy"], ["magnitude gives no signed contributions"]),
+    ],
+)
+def test_unlearning_refuses_what_is_not_measured(args, parts, tmp_path, monkeypatch, capsys):
+    code, out, err = run(
+        [*UNLEARN, "--demo", "--limit", "60", *args], tmp_path, monkeypatch, capsys
+    )
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(part in err for part in parts), err
+
+
+def test_a_class_weighed_against_accuracy(plain):
+    scorer = create("scorers", "leave-one-out", {"images": 30, "layers": "stem*"})
+    found = modeledit.unlearn(
+        plain.loaded, plain.data, 3, keep=Accuracy(), scorer=scorer, editor="mean-ablate",
+        strength=1, baseline=plain,
+    )  # fmt: skip
+    assert found.scores.header["keep"] == "accuracy"
