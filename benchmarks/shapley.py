@@ -1,12 +1,12 @@
 """Shapley values of filters: error against evaluations, the top k, whole networks.
 
-    python benchmarks/shapley.py demo [--sections error prior top whole]
+    python benchmarks/shapley.py demo [--sections error prior whole]
     python benchmarks/shapley.py cifar10 --data folder:cifar10.zip --checkpoint FILE
 
 error: relative L2 error of each estimator and of shapiq's, against a long run of antithetic
-       permutations. prior: the gate path's rank correlation with it, and its cost. top: the k
-       largest, by the published bandit with full forwards and by racing with the engine. whole:
-       overlap of the top 100 of all filters at a fixed number of evaluations.
+       permutations. prior: the gate path's rank correlation with it, and its cost. whole: overlap
+       of the top 100 of all filters at a fixed number of evaluations. The k largest with a
+       stopping rule: shapley_topk.py.
 
 Values of coalitions are kept in --cache and finished rows in RESULTS/shapley-DATASET.jsonl, so a
 run that was stopped goes on where it was. --quick is for trying it out. shapiq: `pip install
@@ -19,7 +19,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,10 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from unlearning import HERE, load
 
-from modeledit.games import Path as Engine
 from modeledit.shapley import Estimator, Floats
 from modeledit.shapley.cmcs import Cmcs
 from modeledit.shapley.leverage import LeverageCentred
 from modeledit.shapley.permutation import Antithetic, Permutation
-from modeledit.shapley.racing import Racing
 from modeledit.shapley.running import Budget, run
 from modeledit.shapley.tmab import Tmab
 
@@ -112,40 +109,6 @@ def prior(arena: Arena) -> Iterator[tuple[tuple[Any, ...], Callable[[], dict[str
     yield ("gate-ig",), one
 
 
-def top(arena: Arena) -> Iterator[tuple[tuple[Any, ...], Callable[[], dict[str, Any]]]]:
-    """Section top. Time is that of the first seed, with values from nowhere but the network."""
-    options = arena.options
-    k, delta, tolerance = options.k, options.delta, options.tolerance
-    methods: dict[str, tuple[Estimator, Engine]] = {
-        "published bandit": (Tmab(k=k, delta=delta, tolerance=tolerance, published=True), "full"),
-        "racing": (Racing(k=k, delta=delta, tolerance=tolerance), "auto"),
-    }
-
-    def one(method: str, seed: int) -> dict[str, Any]:
-        estimator, path = methods[method]
-        timed = seed == options.seeds[0]
-        game = arena.game(path) if timed else arena.kept
-        start = time.perf_counter()
-        found = run(game, estimator, seed=seed, budget=Budget(options.limit))
-        seconds = time.perf_counter() - start
-        wanted = arena.reference.values[:, 0]
-        chosen = _largest(found.values[:, 0], k)
-        line = np.sort(wanted)[::-1][k - 1 : k + 1].mean()
-        others = np.setdiff1d(np.arange(len(wanted)), chosen)
-        wrong = wanted[chosen].min() < line - tolerance or wanted[others].max() > line + tolerance
-        return {
-            "evaluations": found.evaluations,
-            "seconds": seconds if timed else None,
-            "stopped": bool(found.resolved.all()),
-            "failed": bool(wrong),
-            "overlap": len(np.intersect1d(chosen, _largest(wanted, k))) / k,
-        }
-
-    for method in methods:
-        for seed in options.seeds:
-            yield (method, k, seed), lambda m=method, s=seed: one(m, s)
-
-
 def whole(arena: Arena) -> Iterator[tuple[tuple[Any, ...], Callable[[], dict[str, Any]]]]:
     """Section whole: every layer."""
     options, k = arena.options, min(100, arena.kept.players // 4)
@@ -175,12 +138,12 @@ def _largest(values: Floats, k: int) -> Floats:
     return np.argsort(-values, kind="stable")[:k]
 
 
-SECTIONS = {"error": error, "prior": prior, "top": top, "whole": whole}
-SHOWN = ("error", "spearman", "overlap", "evaluations", "seconds", "failed", "passes")
+SECTIONS = {"error": error, "prior": prior, "whole": whole}
+SHOWN = ("error", "spearman", "overlap", "passes")
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Means over seeds: section, game, method, budget or k, and what was measured."""
+    """Means over seeds: section, game, method, budget, and what was measured."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         parts = [str(part) for part in row["key"]]
@@ -197,7 +160,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def show(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    heads = ["section", "game", "method", "evaluations or k", "seeds", *SHOWN]
+    heads = ["section", "game", "method", "evaluations", "seeds", *SHOWN]
     lines = summary(rows)
     table = Table(*heads)
     for line in lines:
@@ -222,10 +185,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--reference", type=int, default=100_000, help="evaluations")
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
-    parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--delta", type=float, default=0.2)
-    parser.add_argument("--tolerance", type=float, default=0.005)
-    parser.add_argument("--limit", type=int, default=1_000_000, help="evaluations of a top-k run")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path("shapley-cache"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
@@ -233,7 +192,6 @@ def parsed() -> argparse.Namespace:
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.images, chosen.reference, chosen.budgets, chosen.seeds = 30, 400, [60, 120], [0]
-        chosen.k, chosen.tolerance, chosen.limit = 5, 0.05, 500
     return chosen
 
 
