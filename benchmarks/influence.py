@@ -54,7 +54,8 @@ def passed(result: dict[str, Any]) -> dict[str, bool]:
     if beside := result.get("beside_kronfluence"):
         found["kronfluence_r"] = beside["least_correlation"] >= 0.99
         found["kronfluence_time"] = beside["time_ratio"] <= 1.2
-        found["kronfluence_memory"] = beside["memory_ratio"] < 1
+        # No growth at all would mean that the measurement, not the method, is at fault.
+        found["kronfluence_memory"] = 0 < beside["memory_ratio"] < 1
     if errors := result.get("planted_label_errors"):
         agreement = result["relative_difference_from_exact"]
         found["label_errors"] = errors["found_in_the_top"] >= 0.75

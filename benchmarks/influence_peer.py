@@ -8,8 +8,9 @@ peak resident size, both from the loaded network to the scores.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -135,16 +136,21 @@ def child(options: argparse.Namespace) -> None:
     model, train, _ = load(options)
     with torch.no_grad():
         model(next(train.batches(Runtime(batch_size=options.batch_size))).images)
-    before, start = peak_mb(), time.process_time()
+    before, start = peak_mb(forget=True), time.process_time()
     scores = ours(options) if options.method == "modeledit" else theirs(options)
     seconds = time.process_time() - start
     torch.save(scores, options.scores)
     print(json.dumps({"seconds": seconds, "peak_growth_mb": peak_mb() - before}))
 
 
-def peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+def peak_mb(*, forget: bool = False) -> float:
+    """Largest resident size since the last call that made the kernel forget it (Linux)."""
+    if forget:  # what was loaded before would hide the growth
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def beside_kronfluence() -> dict[str, Any]:
