@@ -16,7 +16,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,32 @@ def show(result: dict[str, Any]) -> None:
     console.print(f"passed: {result['passed']}")
 
 
+def markdown(result: dict[str, Any]) -> Iterator[str]:
+    """The same tables, for a file."""
+    given = f"{result['steps']} steps on {result['images']} images, {result['threads']} thread(s)"
+    yield f"PGD, {given}: processor time, best of {result['repeats']}."
+    yield ""
+    yield "| method | seconds | modeledit over it |"
+    yield "|---|---|---|"
+    for name, seconds in result["time"]["seconds"].items():
+        yield f"| {name} | {seconds:.2f} | {result['time'][f'over {name}']:.3f} |"
+    yield ""
+    yield (
+        f"The demo's network, {result['shown']} test images, eps {result['demo_eps']:g}; PGD and "
+        f"auto-PGD {result['steps']} steps, Square {result['queries']} queries."
+    )
+    yield ""
+    yield "| goal | attack | success, 95 % | robust accuracy | clean accuracy |"
+    yield "|---|---|---|---|---|"
+    for kind, found in result["demo"].items():
+        for name, one in found["outcomes"].items():
+            low, high = one["ci95"]["success_rate"]
+            yield (
+                f"| {kind} | {name} | {one['success_rate']:.3f} ({low:.3f} to {high:.3f}) "
+                f"| {one['robust_accuracy']:.3f} | {one['clean_accuracy']:.3f} |"
+            )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few images, steps and queries")
@@ -191,6 +217,7 @@ def main() -> int:
     result = benchmark(options)
     show(result)
     options.json.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    options.json.with_suffix(".md").write_text("\n".join(markdown(result)) + "\n")
     return 0 if all(result["passed"].values()) else 1
 
 
