@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from modeledit.cli.main import main
+from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 from torch import nn
 
@@ -111,6 +112,8 @@ def test_distances_are_scipys(distance: str) -> None:
     made = cluster(names, rows, distance)  # type: ignore[arg-type]
     np.testing.assert_allclose(made.distances, squareform(pdist(rows, distance)), atol=1e-12)
     np.testing.assert_allclose(made.correlation, np.corrcoef(rows), atol=1e-12)
+    linkage = hierarchy.linkage(pdist(rows, distance), "average")
+    np.testing.assert_allclose(made.linkage, linkage, atol=1e-12)
     flat = cluster(names, np.vstack([rows[:4], np.ones(7)]), distance)  # type: ignore[arg-type]
     assert flat.correlation[4].tolist() == [0, 0, 0, 0, 1]
     with pytest.raises(ModelEditError, match="cannot be clustered"):
@@ -123,6 +126,15 @@ class Quadrants(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = x[:, 0, :2, :2].mean((1, 2)), x[:, 0, 2:, 2:].mean((1, 2))
         return torch.stack([torch.zeros_like(a), 2 * a + a * b], 1)
+
+
+def test_a_cell_that_is_absent_is_hidden() -> None:
+    image = torch.zeros(1, 1, 4, 4)
+    image[:, :, :2, :2], image[:, :, 2:, 2:] = 1.0, 0.6
+    game = CellGame(Quadrants(), image, torch.zeros_like(image), torch.tensor([1]), 2)
+    for members, logit in (((0,), 2.0), ((3,), 0.0), ((1, 2), 0.0), ((0, 3), 2.6), ((0, 2), 2.0)):
+        alive = torch.tensor([player in members for player in range(4)])
+        assert game.value(alive)[0] == pytest.approx(1 / (1 + math.exp(-logit)))
 
 
 def test_regions_are_exact_shapley_values_on_a_small_grid() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from modeledit.cli.main import main
 from scipy import stats
 
@@ -15,7 +14,6 @@ from modeledit import toys
 from modeledit.data import Data
 from modeledit.errors import ModelEditError
 from modeledit.runtime import Runtime
-from modeledit.scorers.random import Random
 from modeledit.scorers.taylor import Taylor
 from modeledit.study import pruning
 from modeledit.study.contestants import contestants
@@ -73,13 +71,18 @@ def test_random_removes_as_many_as_every_score() -> None:
     for point in found.points:
         by_share.setdefault(point.share, set()).add(point.zeroed)
     assert all(len(counts) == 1 for counts in by_share.values())
-    chance = {p.replicate: p for p in found.points if p.score == "random" and p.share == 0.5}
-    draws = [
-        Random(tensors="all")(toys.net("norm"), DATA.train, Accuracy(), Runtime(seed=s)).values
-        for s in (1, 2)
-    ]
-    assert not torch.equal(draws[0]["conv1.weight"], draws[1]["conv1.weight"])
-    assert set(chance) == {0, 1}
+
+
+def test_replicates_draw_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    def recorded(*_args: Any, **options: Any) -> list[Any]:
+        seeds.append(options["runtime"].seed)
+        return []
+
+    monkeypatch.setattr(pruning, "scored", recorded)
+    run(SMALL, [])
+    assert seeds == [1, 2]
 
 
 def test_negated_highest_is_signed_lowest() -> None:

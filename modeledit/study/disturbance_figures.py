@@ -99,7 +99,7 @@ def clusters(found: Disturbances) -> Figure:
         for (row, column), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.6 else INK
             right.text(
-                column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7
+                column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=7
             )
         names = [made.names[place] for place in order]
         right.set_xticks(range(len(names)), names, rotation=40, ha="right")
