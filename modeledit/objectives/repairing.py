@@ -150,6 +150,8 @@ class Repairing(Objective):
         if found is None or found.ci95 is None:
             return NARROWED, numbers
         low, high = found.ci95
+        if self.metric == "worst-group":  # an error falls as a recall rises; 0 added: no minus zero
+            low, high = 0.0 - high, 0.0 - low
         why = f"{numbers}; 95 % interval of the change {100 * low:+.1f} to {100 * high:+.1f} points"
         return (IN_NOISE if low <= 0 <= high else NARROWED), why
 
