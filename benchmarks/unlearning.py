@@ -62,6 +62,10 @@ METHODS = {
     "SSD, searched": Method("ssd", "dampen"),
     "magnitude, as many weights": Method("magnitude", "zero", matched=True),
     "random, as many weights": Method("random", "zero", matched=True),
+    "gate-ig, filters": Method("gate-ig", "mean-ablate"),
+    "neuron-shapley, filters": Method("neuron-shapley", "mean-ablate"),
+    "conductance, filters": Method("conductance", "mean-ablate"),
+    "internal influence, filters": Method("internal-influence", "mean-ablate"),
 }
 EPOCH = {"cifar10": 50_000, "fashion-mnist": 60_000, "demo": 1_079}  # training images
 

@@ -77,6 +77,17 @@ def test_mean_ablate_pins_to_the_mean_of_the_split():
     torch.testing.assert_close(seen, want.expand_as(seen))
 
 
+def test_mean_ablate_takes_means_over_the_calibration_examples():
+    model, split = net("norm").eval(), Split.of(images())
+    few = split.sample(4, 0)
+    assert 4 == len(few) < len(split)
+    assert named(MeanAblate(calibration=4)(UNITS, 1, model, split)) == named(
+        MeanAblate()(UNITS, 1, model, few)
+    )
+    with pytest.raises(ModelEditError, match="calibration"):
+        MeanAblate(calibration=0)
+
+
 def test_mean_ablate_takes_the_constants_that_were_scored():
     model, split = net("norm").eval(), Split.of(images())
     brought = {"conv1": torch.tensor([9.0, 0.3, 9.0, 9.0])}

@@ -14,6 +14,7 @@ from modeledit.editors import Chosen, Draft, Editor
 from modeledit.editors._units import anatomy_of, plan_of
 from modeledit.errors import ModelEditError
 from modeledit.runtime import Runtime
+from modeledit.scorers._options import whole
 from modeledit.surgery import pins, record_means
 from modeledit.types import EditPlan, Granularity, Scores
 from modeledit.units import Anatomy
@@ -26,17 +27,20 @@ class MeanAblate(Editor):
     value: None = the constant that the scorer held the unit at, if the scores bring it, so that the
     edited network is the one that was scored; else the unit's mean over the split. A number =
     that, before a BatchNorm that follows.
+    calibration: examples of the split that means are taken over, drawn by class.
     Units that can only be pinned to 0 are left out and listed in the plan; with an explicit value
     they are an error.
     """
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("filter",)
     value: float | None = None
+    calibration: int = 4096
 
     def __post_init__(self) -> None:
         number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
         if self.value is not None and not (number and math.isfinite(self.value)):
             raise ModelEditError(f"value={self.value!r} is not allowed: give a number, or leave it")
+        whole("calibration", self.calibration, 1)
 
     def draft(
         self, scores: Scores, model: nn.Module | None, split: Split | None, runtime: Runtime
@@ -70,6 +74,7 @@ class MeanAblate(Editor):
         if not layers:
             return {}
         if self.value is None and split is not None:
-            return record_means(model, split, layers, runtime)
+            sample = split.sample(self.calibration, runtime.seed)
+            return record_means(model, sample, layers, runtime)
         sizes = {n: (layer.units, layer.width) for n, layer in anatomy.layers.items()}
         return {name: torch.full(sizes[name], float(self.value or 0)) for name in layers}

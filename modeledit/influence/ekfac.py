@@ -171,7 +171,7 @@ def _eigenvectors(matrix: Tensor | None) -> Tensor:
     scaled = matrix / (matrix.diagonal().mean() + torch.finfo(matrix.dtype).tiny)
     try:
         vectors: Tensor = torch.linalg.eigh(scaled).eigenvectors
-    except torch.linalg.LinAlgError:  # LAPACK can fail on a matrix of low rank in float32
+    except RuntimeError:  # LAPACK can fail on a matrix of low rank in float32
         vectors = torch.linalg.eigh(scaled.double()).eigenvectors.to(matrix.dtype)
     return vectors
 
