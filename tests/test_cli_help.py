@@ -13,7 +13,8 @@ VERBS = [name for names in SECTIONS.values() for name in names]
 CONTRACT = {
     "unlearn": """--class --demo --model --checkpoint --model-arg --data --input-size --crop-pct
         --measure --positive --attack --keep --max-group-drop --max-attack-success
-        --max-adaptive-success --mean --std --class-names --limit --group-column --max-unreadable --scorer --scorer-arg
+        --max-adaptive-success --mean --std --class-names --limit --group-column --max-unreadable
+        --scorer --scorer-arg
         --editor --editor-arg --granularity --strength --order --allocation --max-forget
         --max-retain-drop --output --no-undo --json --report --save-scores --dry-run --force --seed
         --device --batch-size --workers --allow-pickle --quiet --verbose --traceback --help""",
