@@ -83,6 +83,16 @@ class Replay:
 
 
 @contextmanager
+def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """The module's calls are `forward`'s inside the block; nothing else may have replaced them."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+@contextmanager
 def _instrumented(model: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
     """Every module's forward goes through `call(module, its forward, ...)` inside the block."""
     modules = [module for module in model.modules() if module is not model]

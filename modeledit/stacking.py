@@ -8,8 +8,7 @@ repetition with weights of its own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from modeledit.data import Batch
 from modeledit.gradients import Scalar, scalar
+from modeledit.replay import replaced
 from modeledit.runtime import Meter
 
 _PIXELS = 2**17  # in one stacked batch: more was no faster on two cores, and memory grows with it
@@ -57,7 +57,7 @@ class Replicas:
         """
         count, total = len(self._copies), [torch.zeros_like(v) for v in self._values]
         for batch in batches:
-            with self._standing_in():
+            with replaced(self._owner, self._forward):
                 logits = forward(batch.images, count)
             value = scalar(logits, repeated(batch.labels, count), f).sum()
             meter.forward(len(logits))
@@ -69,15 +69,6 @@ class Replicas:
                 sum_ += gradient
         examples = sum(len(batch.labels) for batch in batches)
         return [sum_.div_(max(examples, 1)) for sum_ in total]
-
-    @contextmanager
-    def _standing_in(self) -> Iterator[None]:
-        """Inside the block the layer's calls are the copies'."""
-        self._owner.forward = self._forward
-        try:
-            yield
-        finally:
-            del self._owner.forward
 
     @torch.no_grad()
     def move(self, start: Tensor, offsets: Sequence[Tensor]) -> None:
