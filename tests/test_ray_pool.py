@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from threading import Thread
 from typing import Any
 
 import pytest
 from test_workers import PLAYERS, ToySpec, assert_same, wave
 
 from modeledit.errors import DataError, ModelEditError
+from modeledit.shapley.ray_pool import _reach
 from modeledit.shapley.workers import pool_for
 
 
@@ -21,6 +25,28 @@ def test_without_ray_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
         pool_for(ToySpec(), ray="auto"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "known"),
+    [(b"\0\0\0\4\0\0\0\0\0", True), (b"HTTP/1.0 400 Bad Request\r\n\r\n", False), (b"", False)],
+)
+def test_another_server_is_told_from_ray_before_ray_tries(answer: bytes, known: bool) -> None:
+    heard = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reply() -> None:
+            link, _ = server.accept()
+            with link:
+                heard.append(link.recv(100))
+                link.sendall(answer)
+
+        thread = Thread(target=reply)
+        thread.start()
+        with nullcontext() if known else pytest.raises(OSError, match="is no Ray"):
+            _reach(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert heard[0].startswith(b"PRI * HTTP/2.0")
 
 
 def test_ray_is_imported_when_asked_for_only() -> None:

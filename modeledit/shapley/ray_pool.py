@@ -16,6 +16,10 @@ from modeledit.shapley import Answer, Game, Task, evaluate
 from modeledit.shapley.crew import Crew, Failed, Lost, Message, Opened, Spec, Worker, attempt
 
 SECONDS = 10.0  # to find out whether anybody is at an address
+# Ray speaks gRPC, that is HTTP/2 (RFC 9113): the client's preface with an empty frame of settings,
+# which the server answers with its own. A frame begins with 3 bytes of length and 1 of type.
+HEADER, SETTINGS = 9, b"\x04"
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0\0\0\0\0"
 
 
 @dataclass(eq=False)
@@ -143,10 +147,17 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _reach(address: str) -> None:
-    """Raises OSError at once where Ray would go on trying for minutes."""
+    """Raises OSError at once where Ray would go on trying for minutes, and warn all the while."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=SECONDS).close()
+    if not (host and port.isdigit()):
+        return
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as link:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return  # the greeting would have to be encrypted
+        link.sendall(GREETING)
+        with link.makefile("rb") as answer:
+            if answer.read(HEADER)[3:4] != SETTINGS:
+                raise OSError("what listens there is no Ray")
 
 
 def _room(ray: Any, gpus: float) -> int:
