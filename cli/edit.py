@@ -73,7 +73,15 @@ def command(
     if saving.dry_run:
         if isinstance(editing.strength, str):
             raise ModelEditError("--dry-run cannot tell what auto will choose: give a --strength")
-        planned = editor(found, editing.strength, network.module, images.train, runtime)
+        planned = pipeline.planned(
+            network,
+            images,
+            found,
+            editing.strength,
+            editor=editor,
+            layers=layers,
+            runtime=runtime,
+        )
         return show_plan(planned, printing, verbose=run.verbose)
     result = pipeline.edit(
         network,

@@ -10,7 +10,7 @@ from .command import option, verb
 from .errors import PASSED
 from .files import Output, check, record
 from .options import FILE
-from .options_edit import Scoring, layers_option, scoring_options
+from .options_edit import Scoring, keep_option, layers_option, scoring_options
 from .options_input import DataChoice, ModelChoice, data_options, model_options
 from .options_run import Run, force_option, json_option, run_options
 from .params import TargetSpec
@@ -34,6 +34,7 @@ LAYERS = 5  # lines that are always shown
 )
 @scoring_options
 @layers_option
+@keep_option
 @option(
     "-o",
     "--scores",
@@ -55,6 +56,7 @@ def command(
     data: DataChoice,
     scoring: Scoring,
     layers: str | tuple[str, ...] | None,
+    keep: str | None,
     as_json: bool,
     force: bool,
     run: Run,
@@ -71,7 +73,8 @@ def command(
     from modeledit.checkpoint import save_scores
 
     behaviour = targets.parse(target, images.class_names)
-    found = pipeline.score(network, images, behaviour, scorer, runtime, layers)
+    kept = inputs.target(keep, images)
+    found = pipeline.score(network, images, behaviour, scorer, runtime, layers, kept)
     save_scores(output, found)
     record(output)
     inputs.sampled(runtime)

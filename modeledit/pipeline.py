@@ -34,8 +34,8 @@ from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
 from modeledit.selection import Strength
 from modeledit.surgery import rename, settled
-from modeledit.targets import ForgetClass, Target
-from modeledit.types import Scores
+from modeledit.targets import AttackSuccess, ForgetClass, GroupRecall, Target
+from modeledit.types import EditPlan, Scores
 from modeledit.units import survey
 
 Model = LoadedModel | nn.Module
@@ -43,6 +43,10 @@ Datasets = Data | tuple[Any, Any, Any]  # or (train, validation, test) data sets
 Classes = int | str | Iterable[int | str]
 Auto = Literal["auto"]
 DEFAULT_SCORER, DEFAULT_EDITOR = "stepwise-peps", "zero"
+_INSTEAD = {  # verbs that score, edit and judge for the targets that `edit` does not judge
+    GroupRecall: "use `modeledit repair`, which scores by itself",
+    AttackSuccess: "use `modeledit harden`, which scores by itself",
+}
 
 
 def unlearn(
@@ -132,18 +136,7 @@ def edit(
 ) -> Result:
     """Edit by scores made before, for the target they were made for; otherwise like `unlearn`."""
     baseline = baseline or Baseline(as_loaded(model), as_data(data))
-    numbers = tuple(map(str, range(len(baseline.data.class_names))))  # not names that look like it
-    target = targets.parse(str(scores.header.get("target", "")), numbers)
-    if scores.header.get("model_digest", baseline.digest) != baseline.digest:
-        raise ModelEditError("the scores were made for another model: score this one first")
-    if scores.header.get("data_digest") not in (None, baseline.data.digest()):
-        raise ModelEditError(
-            "the scores were made on other data, or on another cut of it, whose training images "
-            f"may be test images here: use the same --data, --limit and --seed "
-            f"({scores.header.get('seed')})"
-        )
-    if not isinstance(target, ForgetClass):
-        raise ModelEditError(f"edits are judged for class targets; these scores are for {target}")
+    target = _target_of(scores, baseline)
     limits = Limits(max_forget, max_retain_drop)
     clock = Clock(runtime or Runtime())
     clock.made_before("score", int(scores.header.get("passes", 0)))
@@ -152,6 +145,24 @@ def edit(
             scores = _limited(scores, layers, baseline, target, metered)
     objective = Forgetting(limits, Aspects(), target.classes)
     return carried_out("edit", baseline, scores, objective, as_editor(editor), strength, clock)
+
+
+def planned(
+    model: Model,
+    data: Datasets,
+    scores: Scores,
+    strength: Strength,
+    *,
+    editor: Editor | str = DEFAULT_EDITOR,
+    layers: Layers | None = None,
+    runtime: Runtime | None = None,
+) -> EditPlan:
+    """What `edit` would change at this strength; nothing is measured or written."""
+    baseline, runtime = Baseline(as_loaded(model), as_data(data)), runtime or Runtime()
+    target = _target_of(scores, baseline)
+    if layers is not None:
+        scores = _limited(scores, layers, baseline, target, runtime)
+    return as_editor(editor)(scores, strength, baseline.loaded.module, baseline.data.train, runtime)
 
 
 def evaluate(
@@ -219,6 +230,26 @@ def carried_out(
     report, network = judged(task, baseline, objective, plan, trials, described, clock)
     report = replace(report, notes=report.notes + remarks(plan))
     return Result(report, plan, scores, network, loaded)
+
+
+def _target_of(scores: Scores, baseline: Baseline) -> ForgetClass:
+    """What scores made before are for, if they were made of this model and data."""
+    numbers = tuple(map(str, range(len(baseline.data.class_names))))  # not names that look like it
+    target = targets.parse(str(scores.header.get("target", "")), numbers)
+    if scores.header.get("model_digest", baseline.digest) != baseline.digest:
+        raise ModelEditError("the scores were made for another model: score this one first")
+    if scores.header.get("data_digest") not in (None, baseline.data.digest()):
+        raise ModelEditError(
+            "the scores were made on other data, or on another cut of it, whose training images "
+            f"may be test images here: use the same --data, --limit and --seed "
+            f"({scores.header.get('seed')})"
+        )
+    if not isinstance(target, ForgetClass):
+        raise ModelEditError(
+            f"edits by a file of scores are judged for class targets; these scores are for {target}"
+            f": {_INSTEAD.get(type(target), 'score class:NAME instead')}"
+        )
+    return target
 
 
 def _limited(

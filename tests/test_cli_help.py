@@ -18,7 +18,8 @@ CONTRACT = {
         --editor --editor-arg --granularity --strength --order --allocation --max-forget
         --max-retain-drop --output --no-undo --json --report --save-scores --dry-run --force --seed
         --device --batch-size --workers --allow-pickle --quiet --verbose --traceback --help""",
-    "score": "--target --scorer --scorer-arg --granularity --scores --demo --model --data --seed",
+    "score": """--target --scorer --scorer-arg --granularity --keep --scores --demo --model --data
+        --seed""",
     "edit": """--scores --editor --strength --max-forget --max-retain-drop --output --report
         --dry-run""",
     "evaluate": "--forget --model --data --demo --json --report --groups --attack --eps --steps",

@@ -111,6 +111,14 @@ def test_manifest_in_the_open_and_in_a_zip(tmp_path):
         assert both.validation.groups.tolist() == ["x-m", "y-f"]
 
 
+def test_an_empty_group_has_a_name(tmp_path):
+    rows = "".join(f"i/{k}.png,{k % 2},{'b' * (k % 2)},c\n" for k in range(6))
+    root = write(tmp_path, manifest_files("path,label,group,race\n" + rows))
+    one, both = load(root), load(root, group_column=("group", "race"))
+    assert set(one.train.groups) == {"(missing)", "b"}
+    assert set(both.train.groups) == {"(missing)-c", "b-c"}
+
+
 def test_manifest_labels(tmp_path):
     def labels(values, **options):
         rows = [f"i/{k}.png,{value}" for k, value in enumerate(values)]

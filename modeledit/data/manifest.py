@@ -17,6 +17,7 @@ from modeledit.errors import DataError
 
 MANIFEST = "manifest.csv"
 OPTIONAL = ("group",)  # the default group column, which a manifest may lack
+MISSING = "(missing)"  # the group of rows that have an empty cell there
 
 
 @dataclass
@@ -30,8 +31,9 @@ class _Rows:
 def read_manifest(path: Path, group_column: Sequence[str] = OPTIONAL) -> Table:
     """Images by row; paths are relative to the manifest.
 
-    Several group columns make intersections, their values joined by "-". Columns not named here
-    are ignored. A row that is short, long, empty or of no known split is an error with its line.
+    Several group columns make intersections, their values joined by "-", an empty one as
+    "(missing)". Columns not named here are ignored. A row that is short, long, empty or of no known
+    split is an error with its line.
     """
     tree, name, where = _locate(path)
     with tree.open(name) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
@@ -79,7 +81,7 @@ def _read(where: str, text: io.TextIOBase, group_column: Sequence[str]) -> _Rows
             rows.labels.append(row["label"])
             rows.splits.append(_split(where, line, row["split"]) if "split" in row else UNSPLIT)
             if grouped:
-                rows.groups.append("-".join(row[column] for column in group_column))
+                rows.groups.append("-".join(row[column] or MISSING for column in group_column))
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{where} is not a CSV file in UTF-8: {error}") from error
     return rows
