@@ -28,6 +28,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from subnets_peers import Case, Hooks, build, captum
@@ -216,25 +217,18 @@ def passed(result: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    drawn = Table(
-        "what",
-        "against",
-        "seconds",
-        "plain",
-        "speed-up",
-        "by CPU time",
-        "first tenth, middle, last",
-        "outside",
-        "apart",
-    )  # fmt: skip
-    rows = [(f"{n}, walk", "hooks", f, f["outside"]) for n, f in result["walks"].items()]
-    rows.append(("resnet18, leave-one-out", "captum", result["captum"], None))
+    heads = ("what", "beside", "s", "beside, s", "faster", "by CPU", "outside", "apart")
+    drawn = Table(*heads, box=SIMPLE_HEAD)
+    rows = [
+        (f"{n.removeprefix('tf_')}, walk", "hooks", f, f["outside"])
+        for n, f in result["walks"].items()
+    ]
+    rows.append(("resnet18, each filter", "captum", result["captum"], None))
     for what, against, found, outside in rows:
         seconds = found["seconds"]
         drawn.add_row(
             what, against, f"{seconds['ours']:.2f}", f"{seconds[against]:.2f}",
             f"{found['speedup']:.1f}x", f"{found['cpu_speedup']:.1f}x",
-            ", ".join(f"{v:.1f}x" for v in found.get("cpu_speedup_by_part", {}).values()),
             "" if outside is None else f"{outside:.0%}", f"{found['difference']:.1e}",
         )  # fmt: skip
     return drawn
