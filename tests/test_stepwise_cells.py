@@ -25,10 +25,11 @@ WORST, MEAN = GroupRecall("worst"), GroupRecall()
 ALL = {"share": 1.0, "fraction": 1.0}
 
 
-def choose(effects, wanted, costs=None, most=99, least=0.01):
+def choose(effects, wanted, costs=None, most=99, pull=None, unit=0.1):
     effects, wanted = torch.tensor(effects), torch.tensor(wanted)
     costs = torch.ones(effects.shape[1]) if costs is None else torch.tensor(costs)
-    return cheapest(effects, costs, wanted, least, most).tolist()
+    pull = torch.zeros(len(effects)) if pull is None else torch.tensor(pull)
+    return cheapest(effects, costs, wanted, pull, unit, most).tolist()
 
 
 def test_the_best_yield_for_its_cost_comes_first():
@@ -37,15 +38,18 @@ def test_the_best_yield_for_its_cost_comes_first():
     assert choose([[-0.1, -0.3, -0.2]], [-0.4]) == [1, 2]
 
 
-def test_what_one_loss_gains_the_other_must_not_pay():
+def test_what_one_loss_gains_the_other_pays_in_part():
     # The largest gains of the first loss, a tenth of the fall, cost 0.8 of the second one's rise.
-    effects = [[-0.05] * 10 + [-0.03] * 20, [0.04] * 10 + [0.0] * 20]
-    found = choose(effects, [-0.5, 0.05])
-    assert effects[0][found[-1]] == -0.03
-    assert sum(effects[0][i] for i in found) <= -0.5
-    assert sum(effects[1][i] for i in found) <= 0.05
+    effects = torch.tensor([[-0.005] * 10 + [-0.003] * 20, [0.004] * 10 + [0.0] * 20])
+    wanted = torch.tensor([-0.0499, 0.005])
+    found = choose(effects.tolist(), wanted.tolist(), unit=0.05)
+    above = effects[:, found].sum(1) - wanted
+    assert effects[0, found[-1]] == effects[0, -1]
+    assert above[0] <= 0
+    assert 0 < above[1] < 0.4 * 0.05  # in part of a unit, which the next round takes back ...
+    assert effects[1, :10].sum() - wanted[1] > 0.6 * 0.05  # ... and not what all of them cost
     # Where the rise is allowed they come first.
-    assert sorted(choose(effects, [-0.5, 9.0])) == list(range(10))
+    assert sorted(choose(effects.tolist(), [-0.0499, 9.0], unit=0.05)) == list(range(10))
 
 
 def test_losses_that_lag_behind_are_served_first():
@@ -54,10 +58,19 @@ def test_losses_that_lag_behind_are_served_first():
     assert choose(effects, [-0.2, -0.2]) == [0, 2]
 
 
-def test_a_rise_of_next_to_nothing_counts_as_the_least():
-    effects = [[-0.05], [0.02]]
-    assert choose(effects, [-0.1, 0.001], least=0.001) == []
-    assert choose(effects, [-0.1, 0.001], least=0.01) == [0]
+def test_prices_by_hand():
+    # Half a unit above the other: its price is exp(1.5) = 4.48 times that of the other, which
+    # a weight that takes 4 times as much from the other does not make up for, one of 5 times does.
+    assert choose([[-0.001, 0.0], [0.0, -0.004]], [-0.05, 0.0], most=1) == [0]
+    assert choose([[-0.001, 0.0], [0.0, -0.005]], [-0.05, 0.0], most=1) == [1]
+    assert choose([[-0.001, 0.0], [0.0, -0.005]], [-0.05, 0.0], most=1, unit=0.05) == [0]
+
+
+def test_a_pull_decides_between_weights_that_serve_the_worst_alike():
+    effects = [[-0.1, -0.1], [0.0, 0.0], [0.01, -0.01]]
+    assert choose(effects, [-0.05, 9.0, 9.0], pull=[0.1, 0.1, 0.1]) == [1]
+    # It alone is no reason to take a weight once all are where they belong.
+    assert choose(effects, [0.0, 0.0, 0.0], pull=[0.1, 0.1, 0.1]) == []
 
 
 def test_nothing_is_taken_where_nothing_is_wanted_or_helps():
@@ -77,10 +90,8 @@ def test_many_small_effects_reach_what_is_wanted_within_the_limits(seed):
     trade = generator.normal(size=5000) * np.array([[-1.0], [1.0], [0.6]])
     effects = (1e-3 * (trade + 0.5 * generator.normal(size=(3, 5000)))).astype(np.float32)
     wanted = [-0.05, 0.005, 0.005]
-    found = choose(effects.tolist(), wanted, least=0.001)
-    reached = effects[:, found].sum(1)
-    assert reached[0] <= wanted[0]
-    assert (reached[1:] <= 2 * np.array(wanted[1:])).all()
+    found = choose(effects.tolist(), wanted, most=5000, unit=0.01)
+    assert (effects[:, found].sum(1) <= wanted).all()
     lowest = np.sort(effects[0])[: len(found) // 8].sum()
     assert lowest > wanted[0]  # at most eight times as many as without the limits
 

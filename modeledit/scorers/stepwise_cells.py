@@ -27,6 +27,7 @@ from modeledit.targets import Accuracy, ForgetClass, GroupRecall, Mask, Target
 from modeledit.types import Granularity
 
 Kind = Literal["levelled", "forgotten", "kept"]
+PULL = 0.2  # price of the mean loss of all images; those of the cells sum to 1
 BATCH = 50  # images of one cell per gradient whose square is taken
 
 
@@ -46,8 +47,9 @@ class StepwiseCells(Scorer):
         the set S of least sum_i d_i with sum_S E_ci <= level_c - L_c for all cells,
         d_i = |theta_i| sqrt(E g_i^2) + its mean,  g over groups of 50 images of one cell,
 
-    at most `step` times the square root of the number of scored weights. L_c is followed by the
-    paired change of the drawn images; the header's `cells` are the losses at the beginning.
+    at most `step` times the square root of the number of scored weights; of sets alike, the one that
+    lowers the mean loss of all images. L_c is followed by the paired change of the drawn images; the
+    header's `cells` are the losses at the beginning.
 
     share: scored are the last convolution and linear matrices before the classifier, as many as
         hold this share of all their weights.
@@ -98,14 +100,15 @@ class StepwiseCells(Scorer):
 class _Cell:
     """Images of one group or class. sign: -1 where wrong answers are lost, +1 where right ones are.
 
-    goal: whether its loss is to fall, in any case or where it is the worst. before: by image, piece
-    by piece, the losses that it began with.
+    goal: whether its loss is to fall, in any case or where it is the worst. images: how many there
+    are of it, drawn or not. before: by image, piece by piece, the losses that it began with.
     """
 
     name: str
     tail: Tail
     sign: int
     goal: bool
+    images: int
     before: tuple[Tensor, ...]
 
     @property
@@ -126,6 +129,10 @@ class _Play:
         self._magnitude = self.vector.values().abs()
         self._square, self._batches = torch.zeros_like(self._magnitude), 0
         self._start = torch.tensor([cell.start for cell in self._cells])
+        goal = self._start.mean() if self._worst else 0.0
+        self._fall = float(self._start.max() - goal)  # of the level, over all rounds
+        sizes = torch.tensor([cell.images for cell in self._cells])
+        self._pull = PULL * sizes / sizes.sum()
         self.began = {cell.name: cell.start for cell in self._cells}
         self.first = torch.zeros(self.vector.size)
         self.steps: list[int] = []  # weights zeroed by the end of each round
@@ -147,7 +154,7 @@ class _Play:
         sign = 1 if kind == "forgotten" else -1
         with torch.no_grad():
             losses = tuple(self._losses(tail, piece, sign) for piece in tail.pieces)
-        return _Cell(name, tail, sign, kind != "kept", losses)
+        return _Cell(name, tail, sign, kind != "kept", int(rows.sum()), losses)
 
     def order(self) -> Tensor:
         """(k,) int64 positions in the order in which they are zeroed."""
@@ -172,19 +179,20 @@ class _Play:
             goals = [c for c, cell in enumerate(self._cells) if cell.goal]
             self.first = -effects[goals].mean(0).cpu()
         options = self._options
-        reach = 2 * float(self._start.max()) / options.rounds
+        reach = 2 * self._fall / options.rounds
         wanted = (self._allowed(number + 1) - self._start - change).clamp(-reach, options.slack)
         typical = self._magnitude * (self._square / self._batches).sqrt()
         costs = typical + typical.mean() + torch.finfo(typical.dtype).tiny
         most = math.ceil(options.step * math.sqrt(self.vector.size))
-        return cheapest(effects, costs, wanted.to(effects.device), options.slack / 10, most)
+        wanted, pull = (part.to(effects.device) for part in (wanted, self._pull))
+        return cheapest(effects, costs, wanted, pull, options.slack, most)
 
     def _allowed(self, rounds: int) -> Tensor:
         """(cells,) losses after so many rounds."""
-        left = 1 - rounds / self._options.rounds
+        part = rounds / self._options.rounds
         goal = torch.tensor([cell.goal for cell in self._cells])
         start = self._start
-        level = start.mean() + (start.max() - start.mean()) * left if self._worst else start * left
+        level = start.max() - self._fall * part if self._worst else start * (1 - part)
         return torch.where(goal, level, torch.inf).minimum(self._start + self._options.slack)
 
     def _measure(self, position: int, cell: _Cell, number: int) -> tuple[Tensor, float]:
