@@ -47,9 +47,9 @@ class StepwiseCells(Scorer):
         the set S of least sum_i d_i with sum_S E_ci <= level_c - L_c for all cells,
         d_i = |theta_i| sqrt(E g_i^2) + its mean,  g over groups of 50 images of one cell,
 
-    at most `step` times the square root of the number of scored weights; of sets alike, the one that
-    lowers the mean loss of all images. L_c is followed by the paired change of the drawn images; the
-    header's `cells` are the losses at the beginning.
+    at most `step` times the square root of the number of scored weights; of sets alike, the one
+    that lowers the mean loss of all images. L_c is followed by the paired change of the drawn
+    images; the header's `cells` are the losses at the beginning.
 
     share: scored are the last convolution and linear matrices before the classifier, as many as
         hold this share of all their weights.
