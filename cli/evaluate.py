@@ -15,7 +15,7 @@ from .errors import PASSED
 from .files import check
 from .finish import files, save_report
 from .options_input import DataChoice, ModelChoice, data_options, model_options
-from .options_measure import Attacking, attack_options, positive_option
+from .options_measure import Attacking, attack_options, positive_option, refuse_stray_positive
 from .options_run import Printing, Run, force_option, printing_options, run_options
 from .show import draw, emit
 
@@ -62,6 +62,7 @@ def command(
         model = replace(model, spec=network)
     inputs.check(model, data)
     attack = attacking.chosen()
+    refuse_stray_positive(groups, "--groups")
     check(files(("--report", printing.report)), inputs.paths(model, data), force=force)
     runtime = inputs.runtime(run, as_json=printing.as_json)
     loaded, images = inputs.load(model, data, run.seed)

@@ -98,6 +98,13 @@ positive_option = option(
 )
 
 
+def refuse_stray_positive(groups: bool, how: str) -> None:
+    """--positive says nothing where no groups are compared; `how` is the option that does."""
+    given = click.get_current_context().get_parameter_source("positive")
+    if not groups and given == click.core.ParameterSource.COMMANDLINE:
+        raise ModelEditError(f"--positive goes with groups: compare them with {how}, or drop it")
+
+
 def attack_options(default: str | None) -> Decorator:
     """The options of attacks; `default` is the attack that is tried without being named."""
     return bundle(

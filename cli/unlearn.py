@@ -24,7 +24,13 @@ from .options_edit import (
     scoring_options,
 )
 from .options_input import DataChoice, ModelChoice, data_options, model_options
-from .options_measure import Attacking, attack_options, measure_option, positive_option
+from .options_measure import (
+    Attacking,
+    attack_options,
+    measure_option,
+    positive_option,
+    refuse_stray_positive,
+)
 from .options_run import (
     Printing,
     Run,
@@ -87,6 +93,7 @@ def command(
         raise ModelEditError("no class was named: give --class with its number or name")
     inputs.check(model, data)
     attack = attacking.chosen("pgd" if "attack" in measure else None)
+    refuse_stray_positive("groups" in measure, "--measure groups")
     to = Destination(saving, printing, save_scores, force)
     if not saving.dry_run:
         to.check(inputs.paths(model, data))

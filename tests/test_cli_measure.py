@@ -179,6 +179,7 @@ def test_the_same_seed_gives_the_same_report() -> None:
     ("args", "parts"),
     [
         (["--groups"], ["the data has none", "--group-column"]),
+        (["--positive", "3"], ["--positive goes with groups", "--groups"]),
         (["--attack", "pgg"], ["'pgg'", "did you mean pgd?"]),
         (["--eps", "8/255"], ["--eps goes with an attack", "--attack"]),
         (["--attack-images", "5"], ["--attack-images goes with an attack"]),

@@ -249,9 +249,10 @@ def test_unlearning_can_measure_and_gate_on_groups_and_attacks(
     [
         (["--measure", "groups,dogs"], ["'dogs' cannot be measured", "groups, attack"]),
         (["--measure", "groups"], ["the data has none", "--group-column"]),
-        (["--max-group-drop", "0.1"], ["--max-group-drop needs groups"]),
+        (["--max-group-drop", "0.1"], ["--max-group-drop needs groups", "--measure groups"]),
         (["--max-attack-success", "0.1"], ["--max-attack-success needs an attack"]),
         (["--eps", "0.1"], ["--eps goes with an attack"]),
+        (["--positive", "3"], ["--positive goes with groups", "--measure groups"]),
         (["--keep", "accuracy"], ["magnitude gives no signed contributions"]),
     ],
 )
