@@ -4,10 +4,10 @@
 
 Every finished (method, seed) is appended to RESULTS/fairness.jsonl at once, so a run that was
 stopped goes on where it was; the table is written beside it as fairness.md. Scores come from
-training images, how much is edited is chosen on validation images: of the edits that keep accuracy
-and harm no group, the one with the highest recall of the worst group. All numbers are of the test
-images. Groups are race and gender together; equalized odds is taken over race, as a group of one
-gender has no false positives or no true ones.
+training images. How much is edited is chosen on validation images by the rule of `modeledit
+repair`: of the edits that keep accuracy and surely harm no group, the one with the highest recall
+of the worst group. All numbers are of the test images. Groups are race and gender together;
+equalized odds is taken over race, as a group of one gender has no false positives or no true ones.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ from torch import Tensor
 
 import modeledit
 from modeledit.checkpoint import identity, load_scores, save_scores
+from modeledit.eval.aspects import Aspects
 from modeledit.eval.fairness import RELIABLE, drops, measure
+from modeledit.eval.gates import Limits
+from modeledit.eval.predictions import reduced
 from modeledit.eval.rates import Names
+from modeledit.objectives import Seen
+from modeledit.objectives.repairing import Repairing
 from modeledit.plugins import create
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
@@ -51,6 +56,7 @@ METHODS = {  # scorer, options, editor
     "random, weights": ("random", {}, "zero"),
     "leave-one-out, filters": ("leave-one-out", {"images": 256}, "mean-ablate"),
 }
+RULE = Repairing(Limits(max_drop=MAX_DROP, max_group_drop=MAX_GROUP_DROP), Aspects(positive=1))
 Logits = Callable[[Ending], Tensor]
 
 
@@ -63,6 +69,11 @@ class Faces:
     groups: Names
     races: Names
     before: Ints
+
+    def seen(self, logits: Tensor) -> Seen:
+        """Answers as the search of an edit sees them."""
+        labels = torch.as_tensor(self.labels)
+        return Seen(reduced(logits, labels, torch.arange(len(labels))), self.groups)
 
     def judge(self, logits: Tensor, seed: int = 0) -> dict[str, Any]:
         """Metrics of answers beside the unedited ones."""
@@ -116,9 +127,13 @@ class Study:
         start = time.perf_counter()
         self.cost: dict[str, float] = {"seconds": 0.0, "passes": 0}
         tried = dict(self._tries(method, Runtime(seed=seed)))
-        trials = {
-            s: self.validation.judge(make(self.validation.ending)) for s, make in tried.items()
-        }
+        faces = self.validation
+        before = faces.seen(faces.ending.unedited)
+        trials = {}
+        for strength, make in tried.items():
+            logits = make(faces.ending)
+            kept = RULE.keeps(before, faces.seen(logits), 1.0)
+            trials[strength] = faces.judge(logits) | {"kept": kept}
         chosen = best(trials)
         return {
             "method": method,
@@ -148,7 +163,7 @@ class Study:
         scores = scores if steps else within(scores, list(kept))
         made = create("editors", editor, {"allocation": "global"})
         planner = made.prepare(scores, self.loaded.module, self.train, runtime)
-        for count in steps[::-2] if steps else doublings(min(scores.count, 2**16)):
+        for count in steps or doublings(min(scores.count, 2**16)):
             yield count, lambda ending, count=count: ending.logits(planner(count))
 
     def _scores(self, scorer: Scorer, runtime: Runtime) -> Scores:
@@ -178,23 +193,9 @@ def shifted(by: float) -> Logits:
 
 def best(trials: dict[float, dict[str, Any]]) -> float:
     """Among edits that keep accuracy and harm nobody the highest recall of the worst group, then
-    the highest accuracy; the unedited network is always among them.
-
-    A group counts as harmed here when its drop is above the limit by more than one standard error,
-    not two: what is doubtful on few validation images may be plain on others.
-    """
-    fit = [s for s, t in trials.items() if t["accuracy_drop"] <= MAX_DROP and not doubtful(t)]
+    the highest accuracy; the unedited network is always among them."""
+    fit = [s for s, t in trials.items() if t["kept"]]
     return max(fit, key=lambda s: (trials[s]["worst_recall"], trials[s]["accuracy"]))
-
-
-def doubtful(trial: dict[str, Any]) -> list[str]:
-    """Groups that an edit may harm; half the way from a drop to its 95 % bound is one error."""
-    return [
-        name
-        for name, drop in trial["drop"].items()
-        if trial["n"][name] >= RELIABLE
-        and (drop + trial["drop_ci95"][name][0]) / 2 > MAX_GROUP_DROP
-    ]
 
 
 def brief(trial: dict[str, Any]) -> dict[str, Any]:
