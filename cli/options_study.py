@@ -145,4 +145,7 @@ def wrote(output: Path, written: Sequence[Path]) -> None:
     """The last line of a study."""
     pictures = sum(path.suffix == ".png" for path in written)
     tables = sum(path.suffix == ".csv" for path in written)
-    emit(f"\nwrote  {output}: study.json, {tables} tables, {pictures} pictures (PNG and SVG)\n")
+    counts = [
+        f"{n} {what}{'s' * (n != 1)}" for n, what in ((tables, "table"), (pictures, "picture"))
+    ]
+    emit(f"\nwrote  {output}: study.json, {', '.join(counts)} (PNG and SVG)\n")

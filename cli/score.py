@@ -17,6 +17,7 @@ from .params import TargetSpec
 from .show import clean, draw, emit, emit_json, short
 
 if TYPE_CHECKING:
+    from modeledit.targets import Target
     from modeledit.types import Scores
 
 LAYERS = 5  # lines that are always shown
@@ -44,7 +45,7 @@ LAYERS = 5  # lines that are always shown
     default=Path("scores.safetensors"),
     show_default=True,
     group="Output",
-    help="The scores, for `modeledit edit`.",
+    help="The scores, for `modeledit edit` and `picture`.",
 )
 @json_option
 @force_option
@@ -82,8 +83,17 @@ def command(
         emit_json(dict(found.header))
         return PASSED
     draw(*_summary(found, all_layers=run.verbose))
-    emit(f"\nwrote  {output}\nuse    modeledit edit --scores {output} ...\n")
+    emit(f"\nwrote  {output}\n{_use(behaviour, found, output)}")
     return PASSED
+
+
+def _use(behaviour: Target, scores: Scores, output: Path) -> str:
+    """What can be done with them: edits by a file of scores are for classes only."""
+    from modeledit.targets import ForgetClass
+
+    verbs = ["edit"] if isinstance(behaviour, ForgetClass) else []
+    verbs += ["picture"] if scores.granularity == "filter" else []
+    return "".join(f"use    modeledit {verb} --scores {output} ...\n" for verb in verbs)
 
 
 def _summary(scores: Scores, *, all_layers: bool) -> list[Any]:

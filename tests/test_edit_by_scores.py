@@ -66,3 +66,22 @@ def test_scores_may_be_weighed_against_what_is_kept(tmp_path: Path, capsys, monk
     assert json.loads(capsys.readouterr().out)["keep"] == "accuracy"
     assert main([*asked, "--quiet", "--keep", "class:3", "-o", "t.safetensors"]) == 2
     assert "--keep class:3 is what is edited" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("scorer", "target", "verbs"),
+    [
+        ("magnitude", "class:3", ["edit"]),
+        ("response-norm", "class:3", ["edit", "picture"]),
+        ("response-norm", "accuracy", ["picture"]),
+    ],
+)
+def test_only_what_the_scores_are_good_for_is_suggested(
+    scorer, target, verbs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    asked = ["score", "--demo", "--limit", "20", "--scorer", scorer, "--target", target]
+    assert main([*asked, "--quiet", "-o", "s.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = [line.split()[2] for line in lines if line.startswith("use ")]
+    assert told == verbs

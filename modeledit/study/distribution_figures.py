@@ -92,7 +92,7 @@ def effects(found: Distributions, per: str) -> Figure:
         axes = figure.subplots()
         image = axes.imshow(values, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
         down, right = np.nonzero(sure)
-        axes.scatter(right, down, s=5, color=INK)
+        axes.scatter(right, down, s=9, color=INK, edgecolors="white", linewidths=0.6)
         axes.set_yticks(range(len(names)), [shortened(name, 40) for name in names], fontsize=7)
         axes.set_xticks(
             range(len(columns)), [f"{m.replace('-', chr(10))}\nε {e:g}" for e, m in columns]
