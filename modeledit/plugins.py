@@ -50,7 +50,8 @@ def load(kind: Kind, name: str) -> type[Any]:
     if name in foreign:
         return foreign[name].load()  # type: ignore[no-any-return]
     if name not in names(kind):
-        raise ModelEditError(f"no {kind[:-1]} is called {name!r}: use one of {names(kind)}")
+        allowed = ", ".join(names(kind))
+        raise ModelEditError(f"no {kind[:-1]} is called {name!r}: use one of {allowed}")
     module = importlib.import_module(f"modeledit.{kind}.{name.replace('-', '_')}")
     base = _base(kind)
     own = [
@@ -71,7 +72,8 @@ def create(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> A
     allowed = sorted(field.name for field in fields(cls))
     unknown = sorted(set(options or {}) - set(allowed))
     if unknown:
-        raise ModelEditError(f"{name} has no option {unknown[0]!r}: use one of {allowed}")
+        known = ", ".join(allowed)
+        raise ModelEditError(f"{name} has no option {unknown[0]!r}: use one of {known}")
     return cls(**(options or {}))
 
 

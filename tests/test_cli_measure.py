@@ -189,7 +189,7 @@ def test_the_same_seed_gives_the_same_report() -> None:
         (["--attack", "pgd", "--eps", "-1"], ["'-1' is not a size", "8/255"]),
         (["--attack", "pgd", "--eps", "8/0"], ["'8/0'"]),
         (["--attack", "pgd", "--eps", "x"], ["'x'"]),
-        (["--attack", "fgsm", "--steps", "3"], ["fgsm has no option 'steps'", "'eps'"]),
+        (["--attack", "fgsm", "--steps", "3"], ["fgsm has no option 'steps'", "one of eps, norm"]),
         (["--attack", "pgd", "--attack-arg", "steps='x'"], ["steps='x' is not allowed"]),
         (["--attack", "pgd", "--attack-images", "0"], ["'0' is not allowed"]),
     ],
