@@ -23,6 +23,7 @@ from modeledit.eval.aspects import (
     Aspects,
     attack_notes,
     by_group,
+    compared,
     groups_of,
     pixel_model,
     required,
@@ -109,7 +110,7 @@ class Baseline:
         notes: list[str] = []
         found = summarise(answers, target, self.data.class_names)
         if aspects.positive is not None:
-            fairness = by_group(answers, test, aspects.positive, runtime.seed)
+            fairness = by_group(compared(answers, target), test, aspects.positive, runtime.seed)
             found = with_groups(found, fairness)
             if fairness.missing:
                 notes += fairness.notes(suggested(self.data, aspects.positive))
@@ -186,7 +187,7 @@ def judged(
     before = unedited.before
     with clock.stage("evaluate") as metered:
         after, said = baseline.measured(network, answers, target, aspects, metered)
-    changes = changed(baseline, answers, aspects, before, clock.runtime)
+    changes = changed(baseline, answers, objective, before, clock.runtime)
     word, why = objective.verdict(before, after, changes)
     doubts = objective.doubts(data) + margin_note(data, searched=bool(trials))
     report = Report(
@@ -213,17 +214,18 @@ def judged(
 def changed(
     baseline: Baseline,
     answers: Predictions,
-    aspects: Aspects,
+    objective: Objective,
     before: Measurement,
     runtime: Runtime,
 ) -> Changes | None:
     """What the edit did to the groups of the test split, where they were measured."""
-    if aspects.positive is None:
+    positive, test = objective.aspects.positive, baseline.data.test
+    if positive is None:
         return None
-    test = baseline.data.test
-    first, groups = baseline.answers(test, runtime), groups_of(answers, test)
-    pair = (answers.labels, first.predicted, answers.predicted, groups)
-    found = metric_changes(*pair, aspects.positive, seed=runtime.seed)
+    first = compared(baseline.answers(test, runtime), objective.target)
+    then = compared(answers, objective.target)
+    pair = (then.labels, first.predicted, then.predicted, groups_of(then, test))
+    found = metric_changes(*pair, positive, seed=runtime.seed)
     known = {name: change for name, change in found.items() if name in (before.fairness or {})}
     return Changes(drops(*pair, seed=runtime.seed), known)
 

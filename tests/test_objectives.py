@@ -15,11 +15,18 @@ from modeledit.eval.changes import metric_changes
 from modeledit.eval.fairness import GroupDrop, measure
 from modeledit.eval.gates import Limits, judge
 from modeledit.eval.predictions import Predictions
-from modeledit.objectives import ATTACK_SUCCEEDS, GROUP_HARMED, NO_EFFECT, UTILITY_LOST, Seen
+from modeledit.objectives import (
+    ATTACK_SUCCEEDS,
+    GROUP_HARMED,
+    NO_EFFECT,
+    UTILITY_LOST,
+    Seen,
+    group_drops,
+)
 from modeledit.objectives.hardening import WEAKENED, Hardening
 from modeledit.objectives.repairing import IN_NOISE, NARROWED, Repairing
 from modeledit.report import AttackMetrics, Changes, Measurement, SliceMetrics
-from modeledit.targets import Accuracy, AttackSuccess, GroupRecall
+from modeledit.targets import Accuracy, AttackSuccess, ForgetClass, GroupRecall
 from modeledit.types import Scores
 
 GROUPS = np.array(["a"] * 4 + ["b"] * 4)
@@ -41,6 +48,15 @@ def repairing(metric="worst-group", **limits):
 
 BEFORE = [0, 0, 1, 0, 1, 1, 1, 1]  # a: 3 of 4, TPR .5, FPR 0; b: 2 of 4, TPR 1, FPR 1
 AFTER = [0, 0, 1, 1, 0, 1, 1, 0]  # a: 4 of 4, TPR 1, FPR 0; b: 2 of 4, TPR .5, FPR .5
+
+
+def test_groups_lose_nothing_with_a_forgotten_class():
+    """a answers both images of class 1 right, then neither; class 0 stays as it was."""
+    before, after = seen([0, 0, 1, 1, 0, 1, 1, 1]), seen([0, 0, 0, 0, 0, 1, 1, 1])
+    rows = {name: drop for name, drop, _ in group_drops(before, after, ForgetClass((1,)))}
+    assert rows == {"a": 0.0, "b": 0.0}
+    rows = {name: drop for name, drop, _ in group_drops(before, after, Accuracy())}
+    assert rows == {"a": 0.5, "b": 0.0}
 
 
 @pytest.mark.parametrize(

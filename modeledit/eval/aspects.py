@@ -22,6 +22,7 @@ from modeledit.eval.rates import Names
 from modeledit.models import LoadedModel
 from modeledit.report import AttackMetrics, Measurement
 from modeledit.runtime import Runtime
+from modeledit.targets import ForgetClass, Labels, Mask, Target
 
 _TEST = 2  # the code of the test split in a table
 _MOST_GROUPS = 50  # a column with more values is no column of groups
@@ -72,6 +73,19 @@ def groups_of(answers: Predictions, split: Split) -> Names:
             "fairness compares groups, and the data has none: name their column with --group-column"
         )
     return split.groups[answers.positions]
+
+
+def counted(labels: Labels, target: Target | None) -> Mask:
+    """(n,) True for the images that groups are compared by: those of forgotten classes are left
+    out, since losing them is no harm to the groups that have many."""
+    if isinstance(target, ForgetClass):
+        return ~target.mask(labels)
+    return np.ones(len(labels), dtype=bool)
+
+
+def compared(answers: Predictions, target: Target | None) -> Predictions:
+    """The answers for the images that are counted."""
+    return answers.where(counted(answers.labels, target))
 
 
 def by_group(answers: Predictions, split: Split, positive: int, seed: int) -> Fairness:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modeledit.errors import ModelEditError
-from modeledit.eval.aspects import Aspects
+from modeledit.eval.aspects import Aspects, counted
 from modeledit.eval.attacks import Adversarial
 from modeledit.eval.gates import Limits, judge
 from modeledit.eval.predictions import Predictions
@@ -141,7 +141,7 @@ class Objective(ABC):
                 return False
         if limits.max_group_drop is not None and before.groups is not None:
             sure = errors_kept - 1 - BEYOND_DOUBT
-            drops = group_drops(before, after)
+            drops = group_drops(before, after, self.target)
             if any(drop + sure * error > limits.max_group_drop for _, drop, error in drops):
                 return False
         if limits.max_attack_success is not None and after.replayed is not None:
@@ -153,15 +153,16 @@ class Objective(ABC):
         return self.limits.max_attack_success is None or success <= self.limits.max_attack_success
 
 
-def group_drops(before: Seen, after: Seen) -> list[tuple[str, float, float]]:
-    """(name, recall lost, its paired standard error) of each group."""
-    groups = before.groups
+def group_drops(before: Seen, after: Seen, target: Target) -> list[tuple[str, float, float]]:
+    """(name, recall lost, its paired standard error) of each group, without what is forgotten."""
+    groups, answers = before.groups, before.answers
     if groups is None:
         raise ModelEditError("no groups were measured: ask for them")
+    shown = counted(answers.labels, target)
     rows = []
-    for name in np.unique(groups).tolist():
-        own = groups == name
-        rows.append((name, *paired_drop(before.answers.correct[own], after.answers.correct[own])))
+    for name in np.unique(groups[shown]).tolist():
+        own = shown & (groups == name)
+        rows.append((name, *paired_drop(answers.correct[own], after.answers.correct[own])))
     return rows
 
 

@@ -110,7 +110,7 @@ class Repairing(Objective):
     ) -> Trial:
         value, worst = self.value(after)
         drop, error = paired_drop(before.answers.correct, after.answers.correct)
-        harmed = max(group_drops(before, after), key=lambda row: row[1])
+        harmed = max(group_drops(before, after, self.target), key=lambda row: row[1])
         return GroupTrial(
             strength=strength,
             changed_weights=changed,
