@@ -131,16 +131,14 @@ class Objective(ABC):
 
     def keeps(self, before: Seen, after: Seen, errors_kept: float) -> bool:
         """Whether a trial keeps the limits, but for those of forgotten classes: each with a margin
-        of `errors_kept` standard errors to where the gate would fail. That of the groups is one
-        less: the largest of many noisy drops has a margin of its own, and with another one every
-        edit that lifts the worst group is turned down as soon as the groups are small."""
+        of `errors_kept` standard errors to where the gate would fail."""
         limits = self.limits
         if limits.max_drop is not None:
             drop, error = paired_drop(before.answers.correct, after.answers.correct)
             if drop + errors_kept * error > limits.max_drop:
                 return False
         if limits.max_group_drop is not None and before.groups is not None:
-            sure = errors_kept - 1 - BEYOND_DOUBT
+            sure = errors_kept - BEYOND_DOUBT
             drops = group_drops(before, after, self.target)
             if any(drop + sure * error > limits.max_group_drop for _, drop, error in drops):
                 return False
