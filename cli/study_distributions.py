@@ -143,6 +143,11 @@ def command(
 
     check_classes(network, images)
     behaviour = targets.parse(target, images.class_names)
+    if not isinstance(behaviour, targets.ForgetClass | targets.Accuracy):
+        raise ModelEditError(
+            f"--target: {behaviour} has no images of its own to take gradients on: use accuracy or "
+            "class:NAME"
+        )
     settings = distributions.Settings(
         amount.inputs, amount.samples, amount.eps, amount.f, amount.neighbourhood
     )

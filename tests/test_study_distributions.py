@@ -156,6 +156,7 @@ def test_the_verb(
         (["--inputs", "0"], "whole number from 1"),
         (["--partly", "none.safetensors"], "none.safetensors does not exist"),
         (["--target", "class:12", "--inputs", "1"], "class 12 is out of range"),
+        (["--target", "group"], "use accuracy or class:NAME"),
     ],
 )
 def test_one_line_says_what_is_wrong(

@@ -74,8 +74,8 @@ class GateIg(Scorer):
         """A forward and a backward pass a step, for each image."""
         refuse(
             job.target == GroupRecall("worst"),
-            "gate-ig needs slopes, which the worst of several groups has not: use group, or "
-            "neuron-shapley",
+            "gate-ig needs slopes, which the worst of several groups has not: use the target group "
+            "(their mean), or neuron-shapley",
         )
         table = lay(job, self.metric, self.layers, self.value, self.images, self.calibration)
         integrate = gate_orders if self.path == "orders" else gate_ig
