@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from modeledit.objectives import (
     Seen,
     group_drops,
 )
+from modeledit.objectives.forgetting import Forgetting
 from modeledit.objectives.hardening import WEAKENED, Hardening
 from modeledit.objectives.repairing import IN_NOISE, NARROWED, Repairing
 from modeledit.report import AttackMetrics, Changes, Measurement, SliceMetrics
@@ -57,6 +60,20 @@ def test_groups_lose_nothing_with_a_forgotten_class():
     assert rows == {"a": 0.0, "b": 0.0}
     rows = {name: drop for name, drop, _ in group_drops(before, after, Accuracy())}
     assert rows == {"a": 0.5, "b": 0.0}
+
+
+def test_groups_too_small_for_a_gate_are_named_for_every_objective():
+    """150 images of a, of which 50 show the forgotten class; 160 of b, none of which does."""
+    groups = np.array(["a"] * 150 + ["b"] * 160)
+    labels = np.array([1] * 50 + [0] * 260)
+    data = SimpleNamespace(test=SimpleNamespace(groups=groups, labels=labels))
+    limits = Limits(max_forget=0.1, max_retain_drop=0.1, max_group_drop=0.01)
+    (note,) = Forgetting(limits, Aspects(positive=1), (1,)).doubts(data)
+    assert note == "under 150 test images, so reported and not gated: a"
+    assert repairing(max_group_drop=0.01).doubts(data) == ()
+    groups[0] = "b"
+    assert repairing(max_group_drop=0.01).doubts(data) == (note,)
+    assert repairing().doubts(data) == ()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from modeledit.errors import ModelEditError
 from modeledit.eval.aspects import Aspects, counted
 from modeledit.eval.attacks import Adversarial
+from modeledit.eval.fairness import RELIABLE
 from modeledit.eval.gates import Limits, judge
 from modeledit.eval.predictions import Predictions
 from modeledit.eval.rates import Names
@@ -126,8 +127,14 @@ class Objective(ABC):
 
     def doubts(self, data: Data) -> tuple[str, ...]:
         """What the reader of the numbers must know about the images behind them."""
-        del data
-        return ()
+        if self.limits.max_group_drop is None or data.test.groups is None:
+            return ()
+        shown = data.test.groups[counted(data.test.labels, self.target)]
+        names, counts = np.unique(shown, return_counts=True)
+        small = [str(name) for name, n in zip(names, counts, strict=True) if n < RELIABLE]
+        if not small:
+            return ()
+        return (f"under {RELIABLE} test images, so reported and not gated: {', '.join(small)}",)
 
     def keeps(self, before: Seen, after: Seen, errors_kept: float) -> bool:
         """Whether a trial keeps the limits, but for those of forgotten classes: each with a margin

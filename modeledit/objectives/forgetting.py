@@ -115,9 +115,11 @@ class Forgetting(Objective):
     def doubts(self, data: Data) -> tuple[str, ...]:
         fewest = min(int((data.test.labels == c).sum()) for c in self.classes)
         limit = _given(self.limits.max_forget, "max_forget")
+        groups = super().doubts(data)
         if fewest * limit >= 1:
-            return ()
+            return groups
         return (
+            *groups,
             f"{fewest} test images of a forgotten class cannot resolve a recall of "
             f"{limit:g}: none may be recognised, and more could be in use",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from modeledit.errors import DataError, ModelEditError
-from modeledit.eval.fairness import RELIABLE, measure
+from modeledit.eval.fairness import measure
 from modeledit.eval.gates import improved
 from modeledit.eval.rates import coded, counted, metrics_of, rates_of
 from modeledit.objectives import NO_EFFECT, Objective, Seen, beside, group_drops, paired_drop
@@ -154,13 +154,6 @@ class Repairing(Objective):
             low, high = 0.0 - high, 0.0 - low
         why = f"{numbers}; 95 % interval of the change {100 * low:+.1f} to {100 * high:+.1f} points"
         return (IN_NOISE if low <= 0 <= high else NARROWED), why
-
-    def doubts(self, data: Data) -> tuple[str, ...]:
-        names, counts = np.unique(np.asarray(data.test.groups), return_counts=True)
-        small = [str(name) for name, n in zip(names, counts, strict=True) if n < RELIABLE]
-        if not small or self.limits.max_group_drop is None:
-            return ()
-        return (f"under {RELIABLE} test images, so reported and not gated: {', '.join(small)}",)
 
     def _wrong(self, value: float) -> float:
         """The metric as something to make small."""
