@@ -24,6 +24,7 @@ from modeledit.eval.aspects import (
     attack_notes,
     by_group,
     compared,
+    counted,
     groups_of,
     pixel_model,
     required,
@@ -41,7 +42,7 @@ from modeledit.objectives import Objective
 from modeledit.report import Changes, Edit, Measurement, Report, Trial
 from modeledit.runtime import Runtime
 from modeledit.tail import Tail
-from modeledit.targets import Target
+from modeledit.targets import ForgetClass, Target
 from modeledit.types import EditPlan, Scores
 from modeledit.units import logits
 
@@ -57,7 +58,7 @@ class Baseline:
         self.digest = identity(loaded.base_state())
         self._answers: dict[str, Predictions] = {}
         self._tails: dict[str, Tail] = {}
-        self._crafted: dict[tuple[str, Attack, int], Adversarial] = {}
+        self._crafted: dict[tuple[str, Attack, int, ForgetClass | None], Adversarial] = {}
 
     def answers(self, split: Split, runtime: Runtime) -> Predictions:
         """Predictions on one of the data's splits; the second time they cost nothing."""
@@ -77,13 +78,20 @@ class Baseline:
             self._tails[split.name] = kept
         return kept
 
-    def crafted(self, aspects: Aspects, split: Split, runtime: Runtime) -> Adversarial:
-        """Adversarial images of some of the split's, made once, on the unedited network."""
+    def crafted(
+        self, aspects: Aspects, split: Split, runtime: Runtime, target: Target | None = None
+    ) -> Adversarial:
+        """Adversarial images of some of the split's, made once, on the unedited network.
+
+        Images of classes that `target` forgets are left out: no model is to be right about them.
+        """
         attack = required(aspects.attack)
-        key = (split.name, attack, aspects.images)
+        forgotten = target if isinstance(target, ForgetClass) else None
+        key = (split.name, attack, aspects.images, forgotten)
         if key not in self._crafted:
             network = pixel_model(self.loaded, self.copy(runtime), runtime)
-            some = split.sample(min(aspects.images, len(split)), runtime.seed)
+            among = split.where(counted(split.labels, forgotten))
+            some = among.sample(min(aspects.images, len(among)), runtime.seed)
             self._crafted[key] = craft(attack, network, some, runtime)
         return self._crafted[key]
 
@@ -114,8 +122,10 @@ class Baseline:
             found = with_groups(found, fairness)
             if fairness.missing:
                 notes += fairness.notes(suggested(self.data, aspects.positive))
+            if module is None:
+                notes += fairness.certain()
         if aspects.attack is not None:
-            replayed = self.crafted(aspects, test, runtime)
+            replayed = self.crafted(aspects, test, runtime, target)
             network = pixel_model(self.loaded, module or self.copy(runtime), runtime)
             fresh = replayed
             if module is not None:

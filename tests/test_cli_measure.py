@@ -129,6 +129,13 @@ def test_an_attack_that_may_change_nothing_succeeds_nowhere(
     assert attack["masked_gradients"]["attacked"] == attack["attacked"]
 
 
+def test_classes_to_forget_are_not_attacked(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["evaluate", "--demo", "--limit", "60", "--forget", "3", "--attack", "fgsm"]
+    found = report([*args, "--eps", "0", "--queries", "0"], capsys)["before"]
+    assert found["attack"]["n"] == found["retain"]["n"] < found["all"]["n"] == 60
+    assert found["attack"]["clean_accuracy"] == found["retain"]["accuracy"]
+
+
 def test_a_larger_eps_succeeds_more_and_the_table_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -68,6 +68,27 @@ def test_one_label_per_group_rules_both_rates_out():
     assert columns_with_both(LABELS, columns, 1) == ("race",)
 
 
+def test_a_group_that_is_all_right_is_said_to_have_an_interval_without_width():
+    found = measure(LABELS, TOLD, GROUPS)
+    assert [group.ci95 == (1.0, 1.0) for group in found.groups] == [False, False, True]
+    (line,) = found.certain()
+    # Wilson for 2 of 2: 1 / (1 + 1.96**2 / 2) = 0.342.
+    assert line.endswith("Wilson's: c (100 % of 2: 34.2 to 100.0 %)")
+    wrong = measure(LABELS, np.where(GROUPS == "b", 1 - LABELS, LABELS), GROUPS)
+    assert "b (0 % of 4: 0.0 to 49.0 %)" in wrong.certain()[0]
+    assert measure(LABELS, TOLD, GROUPS, draws=0).certain() == ()
+    assert measure(LABELS[:8], TOLD[:8], GROUPS[:8]).certain() == ()
+
+
+def test_the_worst_of_equal_groups_is_the_largest():
+    labels, groups = np.array([1, 0] + [1, 0] * 2 + [1] * 4), np.array(list("aabbbbcccc"))
+    told = labels.copy()
+    told[[0, 2, 3]] = 1 - told[[0, 2, 3]]  # a and b: half right, b of four images; c: all
+    found = measure(labels, told, groups)
+    assert [group.recall for group in found.groups] == [0.5, 0.5, 1.0]
+    assert found.metrics.worst_group == "b"
+
+
 def test_one_of_two_rates_is_not_enough_for_equalized_odds():
     # Only a has positives: there is a difference in false positive rates, 1 against 1/2, alone.
     found = measure(np.array([1, 0, 0, 0]), np.array([1, 1, 1, 0]), np.array(list("aabb")))

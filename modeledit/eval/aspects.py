@@ -76,8 +76,8 @@ def groups_of(answers: Predictions, split: Split) -> Names:
 
 
 def counted(labels: Labels, target: Target | None) -> Mask:
-    """(n,) True for the images that groups are compared by: those of forgotten classes are left
-    out, since losing them is no harm to the groups that have many."""
+    """(n,) True for the images that groups are compared by and attacks are tried on: those of
+    forgotten classes are left out, since losing them is no harm and no attacker's success."""
     if isinstance(target, ForgetClass):
         return ~target.mask(labels)
     return np.ones(len(labels), dtype=bool)

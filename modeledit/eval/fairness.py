@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from modeledit.errors import DataError
-from modeledit.eval.intervals import Interval, percentile
+from modeledit.eval.intervals import Interval, percentile, wilson
 from modeledit.eval.rates import (
     Floats,
     Ints,
@@ -27,6 +27,7 @@ from modeledit.eval.rates import (
     rates_of,
     resampled,
     table,
+    worst,
 )
 
 RELIABLE = 150  # images of a group, below which it is reported and not gated
@@ -42,7 +43,7 @@ class GroupMetrics:
     """One group, all in 0..1. recall: share classified correctly, with its bootstrap interval.
 
     selection_rate: share predicted as the positive label. ci95 is None for a group of one; it has
-    no width where all images came out the same.
+    no width where all images came out right, or all wrong: `Fairness.certain` names those groups.
     """
 
     name: str
@@ -61,8 +62,10 @@ class FairnessMetrics:
 
     equalized_odds_difference: the larger of the differences in true and in false positive rate;
     equal_opportunity_difference: that of the true positive rate.
-    ci95: {metric: bootstrap interval}; that of a difference leans upwards, as a largest minus a
-    smallest does. excluding: {missing metric: its value over the groups that have the rates}.
+    worst_group: the one of the least recall; of several, the one with the most images, whose recall
+    is the surest. ci95: {metric: bootstrap interval}; that of a difference leans upwards, as a
+    largest minus a smallest does. excluding: {missing metric: its value over the groups that have
+    the rates}.
     """
 
     accuracy_score: float
@@ -109,6 +112,21 @@ class Fairness:
             f"{' and '.join(_RULES_OUT[rate])} over these groups; use {advice}"
             for rate, why in lack.items()
             if rate in self.missing
+        )
+
+    def certain(self) -> tuple[str, ...]:
+        """One line on the groups whose interval has no width, with Wilson's, which has one."""
+        found = []
+        for group in self.groups:
+            if group.ci95 is not None and group.recall in (0, 1):
+                low, high = wilson(round(group.recall * group.n), group.n) or group.ci95
+                share = f"{100 * group.recall:.0f} % of {group.n:,}"
+                found.append(f"{group.name} ({share}: {100 * low:.1f} to {100 * high:.1f} %)")
+        if not found:
+            return ()
+        return (
+            "all images right or all wrong leave the bootstrap interval of recall no width; "
+            f"Wilson's: {', '.join(found)}",
         )
 
 
@@ -162,7 +180,7 @@ def _summary(
     partial = {name: value for name, value in values.items() if name in missing}
     return FairnessMetrics(
         **{name: None if name in missing else value for name, value in values.items()},  # type: ignore[arg-type]
-        worst_group=names[int(rates_of(counts)["recall"].argmin())],
+        worst_group=names[worst(counts)],
         ci95={name: i for name, i in intervals.items() if i and values[name] is not None},
         excluding={name: value for name, value in partial.items() if value is not None},
     )

@@ -74,6 +74,12 @@ def rates_of(counts: Floats) -> dict[str, Floats]:
     }
 
 
+def worst(counts: Floats) -> int:
+    """The group of the least recall; of several, the largest, and of those the first."""
+    recall = rates_of(counts)["recall"]
+    return int(np.lexsort((-counts.sum(-1), recall))[0])
+
+
 def metrics_of(counts: Floats) -> dict[str, Floats]:
     """(...) each from (..., groups, 5), over the groups that have the rates."""
     rates = rates_of(counts)
