@@ -15,7 +15,7 @@ from modeledit.errors import ModelEditError
 from .options_edit import Editing, Scoring
 from .options_input import DataChoice, ModelChoice
 from .options_measure import Attacking
-from .options_run import Printing, Run
+from .options_run import Run
 
 if TYPE_CHECKING:
     from modeledit.attacks import Attack
@@ -144,25 +144,6 @@ def target(text: str | None, images: Data) -> Target | None:
     from modeledit import targets
 
     return None if text is None else targets.parse(text, images.class_names)
-
-
-def dry_run(
-    network: LoadedModel,
-    images: Data,
-    shown: Target,
-    scorer: Scorer,
-    editing: Editing,
-    runtime: Runtime,
-    printing: Printing,
-    verbose: bool,
-) -> int:
-    """What a run would take, but for what its attacks do."""
-    from modeledit.estimate import estimated
-
-    from .estimate import show_estimate
-
-    estimate = estimated(network, images, shown, scorer, editing.strength, runtime)
-    return show_estimate(estimate, printing, verbose=verbose)
 
 
 def paths(model: ModelChoice, data: DataChoice, *others: Path) -> list[Path]:

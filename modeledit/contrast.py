@@ -22,8 +22,6 @@ def contrasted(scores: Scores, kept: Scores, target: Target, keep: Target) -> Sc
     for each in (scores, kept):
         if not each.raw or "steps" in each.header:
             raise unsigned(str(each.header.get("scorer")))
-    if isinstance(keep, AttackSuccess):
-        raise ModelEditError("the success of an attack is nothing to keep: use another target")
     a = {name: _oriented(raw, target) for name, raw in scores.raw.items()}
     b = dict(kept.raw)  # of what is kept, every target's contribution counts as it is
     sizes = _size(a), _size(b)
@@ -37,6 +35,8 @@ def check(scorer: Scorer, target: Target, keep: Target | None) -> None:
     """Refuse, before anything is scored, what cannot be weighed."""
     if keep is not None and str(keep) == str(target):
         raise ModelEditError(f"--keep {keep} is what is edited: name another target")
+    if isinstance(keep, AttackSuccess):
+        raise ModelEditError("the success of an attack is nothing to keep: use another target")
     if keep is not None and scorer.granularity != "filter":
         raise unsigned(scorer.name)
 

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from modeledit import search
+from modeledit.contrast import check
 from modeledit.cost import peak_memory_mb
 from modeledit.data import Data
 from modeledit.editors import Editor
@@ -50,17 +51,20 @@ def estimated(
     runtime: Runtime,
     editor: Editor | None = None,
     layers: Layers | None = None,
+    keep: Target | None = None,
 ) -> Estimate:
-    """Run one batch forward and backward, and count the rest."""
+    """Run one batch forward and backward, and count the rest. keep: a behaviour scored as well."""
+    check(scorer, target, keep)
     anatomy = survey(loaded.module, data.train.example())
-    shown = int(target.mask(data.train.labels).sum())
     trials = search.most_trials() if strength == "auto" else 0
     units = sum(layer.units for layer in anatomy.layers.values())
-    known = (shown, len(data.train) - shown, len(anatomy.parameters))
+    known = _known(target, data, len(anatomy.parameters))
+    behaviours = [known] if keep is None else [known, _known(keep, data, len(anatomy.parameters))]
     passes = {
         "score": most_passes(layers, *known)
-        + scorer.passes(*known)
-        + units * scorer.passes_per_unit(shown),
+        + sum(
+            scorer.passes(*each) + units * scorer.passes_per_unit(each[0]) for each in behaviours
+        ),
         "search": (trials + 1) * len(data.validation) if trials else 0,
         "edit": (trials + 1) * editor.passes() if editor is not None else 0,
         "evaluate": 2 * len(data.test),
@@ -77,6 +81,12 @@ def estimated(
             (name, p.numel(), name in anatomy.parameters) for name, p in parameters.items()
         ),
     )
+
+
+def _known(target: Target, data: Data, tensors: int) -> tuple[int, int, int]:
+    """Training examples that show a behaviour, the others, and the tensors that may be edited."""
+    shown = int(target.mask(data.train.labels).sum())
+    return shown, len(data.train) - shown, tensors
 
 
 def _seconds_per_pass(loaded: LoadedModel, data: Data, runtime: Runtime) -> float:

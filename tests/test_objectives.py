@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modeledit.attacks.pgd import Pgd
-from modeledit.contrast import contrasted
+from modeledit.contrast import check, contrasted
 from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.attacks import Adversarial
@@ -28,6 +28,7 @@ from modeledit.objectives import (
 from modeledit.objectives.forgetting import Forgetting
 from modeledit.objectives.hardening import WEAKENED, Hardening
 from modeledit.objectives.repairing import IN_NOISE, NARROWED, Repairing
+from modeledit.plugins import create
 from modeledit.report import AttackMetrics, Changes, Measurement, SliceMetrics
 from modeledit.targets import Accuracy, AttackSuccess, ForgetClass, GroupRecall
 from modeledit.types import Scores
@@ -254,4 +255,4 @@ def test_contrast_needs_signed_contributions():
         with pytest.raises(ModelEditError, match="s gives no signed contributions"):
             contrasted(attack, other, AttackSuccess(), Accuracy())
     with pytest.raises(ModelEditError, match="nothing to keep"):
-        contrasted(attack, attack, Accuracy(), AttackSuccess())
+        check(create("scorers", "gate-ig"), Accuracy(), AttackSuccess())

@@ -208,6 +208,8 @@ def test_repair_from_the_command_line(place, tmp_path, monkeypatch, capsys):
         ([*HARDEN, "--eps", "3"], ["beyond the pixel range"]),
         ([*HARDEN, "--keep", "dogs"], ["'dogs' is not known", "group:worst"]),
         ([*HARDEN, "--keep", "attack"], ["--keep attack is what is edited"]),
+        ([*HARDEN, "--keep", "dogs", "--dry-run"], ["'dogs' is not known"]),
+        ([*HARDEN, "--positive", "3"], ["--positive goes with groups", "--groups"]),
     ],
 )
 def test_refused(args, parts, tmp_path, monkeypatch, capsys):
@@ -222,6 +224,20 @@ def test_dry_runs_write_nothing(tmp_path, monkeypatch, capsys):
     assert code == 0
     assert "dry run: nothing was changed" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_counts_the_scoring_of_what_is_kept(tmp_path, monkeypatch, capsys):
+    args = ["unlearn", "--demo", "--limit", "200", "--class", "3", "--scorer", "leave-one-out"]
+    args += ["--editor", "mean-ablate", "--dry-run", "--json"]
+    found = []
+    for more in ([], ["--keep", "accuracy"], ["--keep", "class:3"]):
+        code, out, err = run([*args, *more], tmp_path, monkeypatch, capsys)
+        found.append(json.loads(out) if code == 0 else err)
+    plain, kept, refused = found
+    # The means, then all 200 images, which show accuracy, whole and without each unit.
+    more = kept["passes"]["score"] - plain["passes"]["score"]
+    assert more == 200 + 200 * (1 + plain["units"])
+    assert "--keep class:3 is what is edited" in refused
 
 
 UNLEARN = ["unlearn", "--class", "3", "--scorer", "magnitude", "--strength", "0.001", "--json"]
