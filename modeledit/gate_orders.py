@@ -75,6 +75,18 @@ class Fade:
         parts.append(moved[..., self.first + count :])
         return torch.cat(parts, -1).movedim(-1, self.axis)
 
+    def effects(self, output: Tensor, gradient: Tensor) -> Tensor:
+        """(B, units): each image's gradient along (output - fixed), 0 for units that are not free.
+
+        Divided by a unit's gate it is the slope in that gate."""
+        own, slope = (
+            tensor.movedim(self.axis, -1).narrow(-1, self.first, len(self.fixed))
+            for tensor in (output.detach(), gradient)
+        )
+        size = (len(output), -1, len(self.fixed))
+        along = (own * slope).reshape(size).sum(1) - self.fixed.to(own) * slope.reshape(size).sum(1)
+        return along.reshape(len(output), -1, self.width).sum(2) * self.free.to(own)
+
 
 def gate_orders(
     model: nn.Module,

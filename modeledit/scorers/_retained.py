@@ -7,6 +7,7 @@ what else is pinned, and are measured anew after every few units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from modeledit.data import Batch
 from modeledit.games import Floats, per_image
-from modeledit.gate_path import Gated, slopes
+from modeledit.gate_orders import Fade
+from modeledit.gate_path import Gated
+from modeledit.gate_slopes import image_slopes
 from modeledit.scorers import Job
 from modeledit.scorers._games import Table, numbered
 from modeledit.targets import ForgetClass, Mask
@@ -26,6 +29,7 @@ from modeledit.types import Unit
 OWN = 64  # images of the class, at most
 IMAGES = 384  # of other classes, at most
 GROUP = 8  # images of one class or two whose effects are averaged before they are squared
+AT_ONCE = 64  # images in a pass, at most
 ROUNDS = 16
 SHARE = 128  # a round pins one in so many units, at least 1
 NEAR = 0.9  # where the gates of units that are alive stand: effects of more than a touch
@@ -53,27 +57,30 @@ def ranked(
     shown = job.target.mask(job.split.labels)
     if shown.all():
         return values
-    wanted = _images(job, shown, OWN, job.runtime.batch_size)
+    gated = Gated.of(job.model, job.anatomy, table.layers, table.means)
     bench = _Bench(
         job,
-        Gated.of(job.model, job.anatomy, table.layers, table.means),
-        _images(job, ~shown, IMAGES, GROUP),
+        gated,
+        [Fade.of(job.model, gated, layer) for layer in gated.layers],
+        _images(job, ~shown, IMAGES),
         table.places(units),
     )
+    wanted = _images(job, shown, OWN)
     size = max(1, len(units) // SHARE)
     rounds = min(ROUNDS, -(-len(units) // size))
     order: list[int] = []
     refused: list[int] = []
+    now = bench.loss(order)
     with job.runtime.progress.stage("effects on other classes", rounds) as tick:
         for _ in range(rounds):
             left = np.setdiff1d(np.arange(len(units)), order + refused)
             gain = values[left]
             if sampled:
                 gain = _agreed(gain, bench.slopes(order, wanted).mean(0)[left])
-            typical = np.sqrt(np.square(bench.slopes(order, bench.others)).mean(0))[left]
+            typical = _typical(bench.slopes(order, bench.others))[left]
             gain = gain / np.maximum(typical + FLOOR * typical.mean(), TINY)
             following = left[np.argsort(-gain, kind="stable")].tolist()
-            taken = bench.bearable(order, following[:size])
+            taken, now = bench.bearable(order, following[:size], now)
             order += taken
             refused += [i for i in following[:size] if i not in taken]
             tick(1)
@@ -89,44 +96,50 @@ class _Bench:
 
     job: Job
     gated: Gated
+    fades: Sequence[Fade]
     others: tuple[Batch, ...]
     places: npt.NDArray[np.int64]  # of the units, among all of the layers
 
     def slopes(self, pinned: Sequence[int], batches: Sequence[Batch]) -> Floats:
-        """(batches, n) of each batch's mean margin in the units' gates."""
-        theta = self.gated.at(NEAR * self._alive(pinned))
+        """(images, n) of each image's margin in the units' gates; 0 in those of pinned ones."""
+        gates = NEAR * self._alive(pinned)
+        model, runtime = self.job.model, self.job.runtime
         rows = [
-            slopes(self.job.model, self.gated, theta, batch, _mean_margin, self.job.runtime)[:, 0]
+            image_slopes(model, self.gated, self.fades, gates, batch, _margin, runtime)
             for batch in batches
         ]
-        found: Floats = torch.stack(rows).numpy()[:, self.places]
+        found: Floats = torch.cat(rows).numpy()[:, self.places]
         return found
 
-    def bearable(self, pinned: list[int], candidates: list[int]) -> list[int]:
-        """Those of the candidates that together raise the loss by RISE at most, in their order; the
-        harmful ones among them are found by halving."""
-        limit = self._loss(pinned) + RISE
+    def bearable(
+        self, pinned: list[int], candidates: list[int], now: float
+    ) -> tuple[list[int], float]:
+        """Those of the candidates that together raise the loss from `now` by RISE at most, in their
+        order, and the loss then; the harmful ones among them are found by halving."""
+        limit = now + RISE
         taken: list[int] = []
         waiting = [candidates]
         while waiting:
             some = waiting.pop(0)
-            if self._loss(pinned + taken + some) <= limit:
-                taken += some
+            found = self.loss(pinned + taken + some, limit)
+            if found <= limit:
+                taken, now = taken + some, found
             elif len(some) > 1:
                 half = len(some) // 2
                 waiting = [some[:half], some[half:], *waiting]
-        return taken
+        return taken, now
 
-    def _loss(self, pinned: Sequence[int]) -> float:
-        """The mean cross-entropy."""
+    def loss(self, pinned: Sequence[int], limit: float = math.inf) -> float:
+        """The mean cross-entropy, or some number above the limit where it is above."""
         theta = self.gated.at(self._alive(pinned))
-        total, count = 0.0, 0
+        total, count = 0.0, sum(len(batch.labels) for batch in self.others)
         with torch.no_grad():
             for batch in self.others:
                 logits = self.gated.logits(self.job.model, theta, batch.images)
                 total -= float(per_image(logits, batch.labels, "loss").sum())
-                count += len(batch.labels)
                 self.job.runtime.meter.forward(len(batch.labels))
+                if total / count > limit:
+                    break
         return total / count
 
     def _alive(self, pinned: Sequence[int]) -> Tensor:
@@ -144,16 +157,25 @@ def _agreed(values: Floats, effect: Floats) -> Floats:
     return agreed
 
 
-def _images(job: Job, mask: Mask, count: int, size: int) -> tuple[Batch, ...]:
-    """Batches of one class or two each."""
+def _typical(effects: Floats) -> Floats:
+    """(n,) root mean square over groups of images, (images, n), of which each has its mean."""
+    starts = np.arange(0, len(effects), GROUP)
+    sizes = np.diff(starts, append=len(effects))[:, None]
+    typical: Floats = np.sqrt(np.square(np.add.reduceat(effects, starts) / sizes).mean(0))
+    return typical
+
+
+def _images(job: Job, mask: Mask, count: int) -> tuple[Batch, ...]:
+    """Batches ordered by class."""
     split = job.split.where(mask)
     chosen = split.sample(min(count, len(split)), job.runtime.seed)
     by_class = chosen.subset(np.argsort(chosen.labels, kind="stable"))
+    size = min(AT_ONCE, job.runtime.batch_size)
     return numbered(by_class, replace(job.runtime, batch_size=size))[0]
 
 
-def _mean_margin(logits: Tensor, batch: Batch) -> Tensor:
-    return per_image(logits, batch.labels, "margin").mean()[None]
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    return per_image(logits, labels, "margin")
 
 
 def ranked_passes(shown: int, others: int, *, sampled: bool = False) -> int:
