@@ -119,8 +119,11 @@ def plan(report: Report, most: int) -> list[RenderableType]:
 def frontier(trials: Sequence[Trial]) -> Table:
     """Every strength that was tried, on the validation split."""
     made = table("strength tried", "changed", *_columns(trials[0]), "")
+    most = max(trial.images for trial in trials)
     for trial in trials:
         mark = "<- chosen" if trial.chosen else "" if trial.feasible else "over budget"
+        if trial.images < most:
+            mark = f"{mark}, by {trial.images:,} images"
         cells = _cells(trial)
         made.add_row(f"{trial.strength:g}", f"{trial.changed_weights:,}", *cells, mark)
     return made

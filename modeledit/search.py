@@ -10,11 +10,12 @@ look smaller there).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from modeledit.data import Split
@@ -36,6 +37,9 @@ LARGEST = 0.25  # share of the weights
 LONGEST = 40  # strengths on a ladder
 HALVINGS = 3  # times the gap around the best strength is halved
 HOPELESS = 5.0  # the ladder ends where the drop is this many times the budget
+CERTAIN = 4.0  # standard errors beyond that at which a trial is given up before its last image
+FEWEST = 200  # images before that
+Until = Callable[[Predictions], bool]
 
 
 @dataclass(frozen=True)
@@ -46,26 +50,35 @@ class Shown:
     tail: Tail
     runtime: Runtime
 
-    def answers(self, stage: str, *, whole: bool = False) -> Predictions:
+    def answers(
+        self, stage: str, *, whole: bool = False, until: Until | None = None
+    ) -> Predictions:
         """Of the network as it is now; of the images that the tail holds only the end is run,
-        unless the `whole` network may have changed."""
-        pieces = []
-        held = [] if whole else self.tail.pieces
+        unless the `whole` network may have changed. `until` sees the answers so far and may end
+        it."""
+        pieces: list[Predictions] = []
+        stage_of = self.runtime.progress.stage(stage, len(self.split))
+        with torch.inference_mode(), stage_of as tick:
+            for piece in self._pieces(whole):
+                pieces.append(piece)
+                tick(len(piece))
+                if until and until(joined(pieces)):
+                    break
+        return joined(pieces)
+
+    def _pieces(self, whole: bool) -> Iterator[Predictions]:
+        """The answers batch by batch, in the order of the split."""
+        for held in () if whole else self.tail.pieces:
+            logits = self.tail.logits(held, self.runtime)
+            yield reduced(logits, held.labels, held.indices)
         # Of a complete tail nothing but unreadable images can be left.
         done = len(self.split) if self.tail.complete else self.tail.taken
         start = 0 if whole else done
         rest = self.split.subset(range(start, len(self.split)))
-        with torch.inference_mode(), self.runtime.progress.stage(stage, len(self.split)) as tick:
-            for piece in held:
-                logits = self.tail.logits(piece, self.runtime)
-                pieces.append(reduced(logits, piece.labels, piece.indices))
-                tick(len(piece.labels))
-            for batch in rest.batches(self.runtime) if len(rest) else ():
-                logits = self.tail.model(batch.images)
-                pieces.append(reduced(logits, batch.labels, batch.indices + start))
-                self.runtime.meter.forward(len(batch.labels))
-                tick(len(batch.labels))
-        return joined(pieces)
+        for batch in rest.batches(self.runtime) if len(rest) else ():
+            logits = self.tail.model(batch.images)
+            self.runtime.meter.forward(len(batch.labels))
+            yield reduced(logits, batch.labels, batch.indices + start)
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,9 @@ class Bench:
         scored = [name for name, tensor in scores.values.items() if bool(tensor.any())]
         names = scored if by_weight else [name for name, _ in module.named_parameters()]
         errors_kept = 2.0 if data.validation_is_training else 1.0
-        clean = Shown(data.validation, baseline.tail(names, data.validation, runtime), runtime)
+        mixed = np.random.default_rng(0).permutation(len(data.validation))
+        validation = data.validation.subset(mixed)  # so that the first images stand for all
+        clean = Shown(validation, baseline.tail(names, validation, runtime), runtime)
         if objective.aspects.attack is None:
             return cls(objective, errors_kept, clean)
         made = baseline.crafted(objective.aspects, data.validation, runtime)
@@ -109,9 +124,9 @@ class Bench:
         """The answers of the unedited network."""
         return self.seen("before, validation")
 
-    def seen(self, stage: str, *, whole: bool = False) -> Seen:
-        """The answers of the network as it is now."""
-        answers = self.clean.answers(stage, whole=whole)
+    def seen(self, stage: str, *, whole: bool = False, until: Until | None = None) -> Seen:
+        """The answers of the network as it is now; `until` may end those to the clean images."""
+        answers = self.clean.answers(stage, whole=whole, until=until)
         groups = None
         if self.objective.aspects.positive is not None:
             groups = groups_of(answers, self.clean.split)
@@ -120,15 +135,23 @@ class Bench:
         return Seen(answers, groups, self.replayed.answers(stage, whole=whole), self.made)
 
     def trial(self, strength: Strength, plan: EditPlan) -> Trial:
-        """Apply, run the validation images, take back."""
-        before = self.before
+        """Apply, run the validation images until all is seen or lost, take back."""
         shown = [self.clean, *([self.replayed] if self.replayed else [])]
         whole = any(change.tensor not in self.clean.tail.names for change in plan.changes)
         with ExitStack() as stack:
             for each in shown:
                 stack.enter_context(edited(each.tail.model, plan))
-            after = self.seen(f"trying strength {strength}", whole=whole)
+            after = self.seen(f"trying strength {strength}", whole=whole, until=self._hopeless)
+        before = self.before.first(len(after.answers))
         return self.objective.trial(strength, plan.changed_weights, before, after, self.errors_kept)
+
+    def _hopeless(self, answers: Predictions) -> bool:
+        """Whether the ladder could end here, for certain. Groups need every image."""
+        if self.objective.aspects.positive is not None or len(answers) < FEWEST:
+            return False
+        first = self.before.answers.where(np.arange(len(self.before.answers)) < len(answers))
+        drop, error = self.objective.lost(first, answers)
+        return drop - CERTAIN * max(error, 1 / len(answers)) > HOPELESS * self.objective.budget
 
 
 def find(

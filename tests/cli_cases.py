@@ -43,6 +43,7 @@ def sample(*, passed: bool) -> Report:
         strength=0.003,
         changed_weights=36,
         forget=0.0,
+        images=100,
         forget_tail=0.0,
         retain=0.9,
         retain_drop=0.002,

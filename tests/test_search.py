@@ -1,5 +1,8 @@
 """The strength search: its ladder, its choice, its margin."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from modeledit import demo, pipeline, search
 from modeledit.errors import ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
-from modeledit.objectives import paired_drop
+from modeledit.eval.predictions import Predictions
+from modeledit.judging import Baseline
+from modeledit.objectives import Seen, paired_drop
 from modeledit.objectives.forgetting import Forgetting, tail
+from modeledit.objectives.repairing import Repairing
+from modeledit.plugins import create
 from modeledit.report import ForgetTrial
+from modeledit.runtime import Runtime
 from modeledit.search import best, between, climb, ladder, middle
+from modeledit.targets import ForgetClass
 from modeledit.types import Scores
 
 FORGET = Forgetting(Limits(max_forget=0.1, max_retain_drop=0.01), Aspects(), (0,))
@@ -23,6 +33,7 @@ def trial(strength, forget=0.0, drop=0.0, feasible=True, changed=1):
     return ForgetTrial(
         strength=strength,
         changed_weights=changed,
+        images=100,
         feasible=feasible,
         forget=forget,
         forget_tail=forget,
@@ -120,3 +131,42 @@ def test_paired_drop_by_hand():
     drop, error = paired_drop(before, after)
     assert drop == 0.0
     assert error == pytest.approx(np.std([0, 1, 0, -1]) / 2)
+
+
+def searched(monkeypatch, certain):
+    """Random weights of the demo, all strengths: the plan's size and the trials."""
+    monkeypatch.setattr(search, "CERTAIN", certain)
+    loaded, data = demo.load()
+    runtime = Runtime(batch_size=50, seed=0)
+    baseline = Baseline(loaded, data)
+    scores = pipeline.score(loaded, data, ForgetClass((3,)), create("scorers", "random"), runtime)
+    planner = create("editors", "zero").prepare(scores, loaded.module, data.train, runtime)
+    plan, trials = search.find(planner, scores, baseline, FORGET, runtime)
+    return plan.changed_weights, {t.strength: t for t in trials}, len(data.validation)
+
+
+def test_what_has_lost_too_much_is_not_looked_at_to_the_end(monkeypatch):
+    """The same choice with fewer images; what was given up would have failed with all."""
+    chosen, short, n = searched(monkeypatch, search.CERTAIN)
+    wanted, full, _ = searched(monkeypatch, math.inf)
+    assert chosen == wanted
+    assert {t.images for t in full.values()} == {n}
+    given_up = [s for s, t in short.items() if t.images < n]
+    assert given_up
+    for strength in given_up:
+        assert 200 <= short[strength].images < n
+        assert not full[strength].feasible
+        assert full[strength].lost > 5 * FORGET.budget
+    assert all(short[s] == full[s] for s in short.keys() - given_up)
+
+
+def test_groups_need_every_image():
+    """A group may have its only images among the last."""
+    limits, aspects = Limits(max_drop=0.01), Aspects(positive=1)
+    lost = Predictions(*(np.zeros(400, dtype=t) for t in "llffl"))
+    for objective, gives_up in ((Repairing(limits, aspects), False), (FORGET, True)):
+        bench = search.Bench(objective, 1.0, None)
+        right = replace(lost, labels=np.ones(400, int), predicted=np.ones(400, int))
+        vars(bench)["before"] = Seen(right)
+        assert bench._hopeless(replace(right, predicted=lost.predicted)) == gives_up
+        assert not bench._hopeless(right)

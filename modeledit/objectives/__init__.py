@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -52,6 +52,12 @@ class Seen:
     groups: Names | None = None
     replayed: Predictions | None = None
     made: Adversarial | None = None
+
+    def first(self, n: int) -> Seen:
+        """With the first n of the answers only."""
+        groups = None if self.groups is None else self.groups[:n]
+        rows = np.arange(len(self.answers)) < n
+        return replace(self, answers=self.answers.where(rows), groups=groups)
 
     def success(self) -> tuple[float, float]:
         """Shares of the replayed images that the unedited network classifies correctly when clean:
@@ -102,6 +108,11 @@ class Objective(ABC):
         where they are no part of the first."""
         del runtime
         return baseline.data.train, None
+
+    def lost(self, before: Predictions, after: Predictions) -> tuple[float, float]:
+        """Accuracy lost on the images that must not suffer, and its paired standard error."""
+        kept = counted(before.labels, self.target)
+        return paired_drop(before.correct[kept], after.correct[kept])
 
     @abstractmethod
     def trial(

@@ -10,7 +10,7 @@ import torch
 from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.classes import worst_recall
 from modeledit.eval.predictions import Floats
-from modeledit.objectives import NO_EFFECT, UTILITY_LOST, Objective, Seen, beside, paired_drop
+from modeledit.objectives import NO_EFFECT, UTILITY_LOST, Objective, Seen, beside
 from modeledit.report import Changes, ForgetTrial, Measurement, Trial
 from modeledit.selection import Strength
 from modeledit.targets import ForgetClass, Target
@@ -68,11 +68,12 @@ class Forgetting(Objective):
     ) -> Trial:
         answers = after.answers
         kept = ~self.forgotten.mask(answers.labels)
-        drop, error = paired_drop(before.answers.correct[kept], answers.correct[kept])
+        drop, error = self.lost(before.answers, answers)
         within = drop + errors_kept * error <= self.budget
         return ForgetTrial(
             strength=strength,
             changed_weights=changed,
+            images=len(answers),
             feasible=within and self.keeps(before, after, errors_kept),
             forget=worst_recall(answers, self.forgotten),
             forget_tail=max(tail(answers.margin[answers.labels == c]) for c in self.classes),

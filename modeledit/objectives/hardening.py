@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from modeledit.errors import DataError
 from modeledit.eval.aspects import pixel_model, required
 from modeledit.eval.gates import improved
-from modeledit.objectives import NO_EFFECT, Objective, Seen, beside, paired_drop
+from modeledit.objectives import NO_EFFECT, Objective, Seen, beside
 from modeledit.report import AttackTrial, Changes, GateResult, Measurement, Trial
 from modeledit.runtime import Runtime
 from modeledit.selection import Strength
@@ -70,10 +70,11 @@ class Hardening(Objective):
         self, strength: Strength, changed: int, before: Seen, after: Seen, errors_kept: float
     ) -> Trial:
         success, restored = after.success()
-        drop, error = paired_drop(before.answers.correct, after.answers.correct)
+        drop, error = self.lost(before.answers, after.answers)
         return AttackTrial(
             strength=strength,
             changed_weights=changed,
+            images=len(after.answers),
             feasible=self.keeps(before, after, errors_kept),
             success=success,
             restored=restored,

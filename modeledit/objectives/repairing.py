@@ -11,7 +11,7 @@ from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.fairness import measure
 from modeledit.eval.gates import improved
 from modeledit.eval.rates import coded, counted, metrics_of, rates_of
-from modeledit.objectives import NO_EFFECT, Objective, Seen, beside, group_drops, paired_drop
+from modeledit.objectives import NO_EFFECT, Objective, Seen, beside, group_drops
 from modeledit.report import Changes, GateResult, GroupTrial, Measurement, Trial
 from modeledit.runtime import Runtime
 from modeledit.selection import Strength
@@ -109,11 +109,12 @@ class Repairing(Objective):
         self, strength: Strength, changed: int, before: Seen, after: Seen, errors_kept: float
     ) -> Trial:
         value, worst = self.value(after)
-        drop, error = paired_drop(before.answers.correct, after.answers.correct)
+        drop, error = self.lost(before.answers, after.answers)
         harmed = max(group_drops(before, after, self.target), key=lambda row: row[1])
         return GroupTrial(
             strength=strength,
             changed_weights=changed,
+            images=len(after.answers),
             feasible=self.keeps(before, after, errors_kept),
             value=value,
             worst_group=worst,

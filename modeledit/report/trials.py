@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(ABC):
-    """One strength. feasible: whether it keeps all that must be kept, with a margin."""
+    """One strength. feasible: whether it keeps all that must be kept, with a margin. images: how
+    many of the validation images it was read from, fewer than all where the loss was clear early.
+    """
 
     strength: float | int
     changed_weights: int
+    images: int
     feasible: bool
     chosen: bool = False
 
