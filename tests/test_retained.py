@@ -9,27 +9,39 @@ import pytest
 import torch
 
 from modeledit.data import Batch, Split
-from modeledit.games import per_image
+from modeledit.games import per_image, reading
 from modeledit.gate_orders import Fade
 from modeledit.gate_path import Gated, slopes
 from modeledit.runtime import Runtime
 from modeledit.scorers import Job
-from modeledit.scorers._retained import NEAR, RISE, _agreed, _Bench, _images, _typical
+from modeledit.scorers import _retained as retained
+from modeledit.scorers._games import Table
+from modeledit.scorers._retained import (
+    NEAR,
+    RISE,
+    _agreed,
+    _Bench,
+    _images,
+    _typical,
+    ranked,
+    ranked_passes,
+)
 from modeledit.surgery import edited, pins, record_means
 from modeledit.targets import ForgetClass
 from modeledit.toys import images, net
-from modeledit.types import EditPlan
+from modeledit.types import EditPlan, Unit
 from modeledit.units import survey
 
 SPLIT = Split.of(images())
+READ = reading(ForgetClass((1,)), "margin", SPLIT.labels, None)
 
 
 class Costs(_Bench):
     """A bench where each unit raises the loss by an amount of its own, alone or with others."""
 
     def costing(self, costs):
-        object.__setattr__(self, "costs", costs)
-        object.__setattr__(self, "asked", [])
+        self.costs = costs
+        self.asked = []
         return self
 
     def loss(self, pinned, limit=np.inf):
@@ -62,15 +74,62 @@ def bench(kind=_Bench, model="norm"):
 )
 def test_what_can_be_borne(costs, taken):
     found = bench(Costs).costing([RISE * cost for cost in costs])
-    order, loss = found.bearable([], [4, 0, 2, 5, 1, 3], 1.0)
-    assert order == taken
-    assert loss == pytest.approx(1.0 + RISE * sum(costs[i] for i in taken))
+    assert found.bearable([], [4, 0, 2, 5, 1, 3]) == taken
+    assert found._now == pytest.approx(1.0 + RISE * sum(costs[i] for i in taken))
 
 
 def test_harm_is_counted_from_what_is_pinned_already():
     found = bench(Costs).costing([0.9 * RISE, 0.9 * RISE])
-    assert found.bearable([0], [1], 1.0 + 0.9 * RISE)[0] == [1]
-    assert found.asked == [[0, 1]]
+    assert found.bearable([], [0]) == [0]
+    assert found.bearable([0], [1]) == [1]
+    assert found.asked == [[], [0], [0, 1]]  # nothing twice
+
+
+def test_checks_come_to_an_end():
+    found = bench(Costs).costing([9.0, 0.0, 0.0])
+    found.checks = 2
+    assert found.bearable([], [0, 1, 2]) == []  # all, the first, and none for the others
+    found = bench(Costs).costing([0.0, 9.0, 0.0, 0.0])
+    found.checks = 4
+    assert found.bearable([], [0, 1, 2, 3]) == [0]
+    assert (found.checks, found.bearable([0], [2, 3])) == (0, [])
+
+
+def gone(monkeypatch, margins):
+    """Whether class 0 is gone, with these margins (8,)."""
+    made = bench()
+    wanted = _images(made.job, SPLIT.labels == 0, 8)
+    monkeypatch.setattr(retained, "_margin", lambda *_: torch.tensor(margins))
+    return made.gone([], wanted)
+
+
+def test_a_class_is_gone_where_its_margins_lie_far_below_0(monkeypatch):
+    assert gone(monkeypatch, [-3.0, -5.0] * 4)  # mean -4, standard deviation 1
+    assert not gone(monkeypatch, [-2.0, -4.0] * 4)
+    assert gone(monkeypatch, [-0.1] * 8)
+
+
+def test_each_class_is_to_be_gone(monkeypatch):
+    made = bench()
+    both = _images(made.job, SPLIT.labels != 1, 16)
+    monkeypatch.setattr(retained, "_margin", lambda _, labels: (labels == 2).float() - 0.5)
+    assert not made.gone([], both)
+    assert made.gone([], _images(made.job, SPLIT.labels == 0, 8))
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_no_more_passes_than_are_promised(sampled):
+    made = bench()
+    layers = made.gated.layers
+    units = [Unit(layer.name, i) for layer in layers for i in range(layer.units)]
+    means = record_means(made.job.model, SPLIT, [layer.name for layer in layers], Runtime())
+    table = Table(tuple(layer.name for layer in layers), tuple(units), means, (), READ)
+    values = np.linspace(1.0, 2.0, len(units))
+    found = ranked(made.job, table, units, values, sampled=sampled)
+    assert sorted(found) == pytest.approx(np.arange(1, len(units) + 1) / len(units))
+    shown = int((SPLIT.labels == 1).sum())
+    most = ranked_passes(shown, len(SPLIT) - shown, sampled=sampled)
+    assert 0 < made.job.runtime.meter.images <= most
 
 
 def test_the_loss_is_that_of_the_written_network():

@@ -35,7 +35,8 @@ SHARE = 128  # a round pins one in so many units, at least 1
 NEAR = 0.9  # where the gates of units that are alive stand: effects of more than a touch
 RISE = 0.02  # of the mean loss on others, in nats: what one round may cost
 FLOOR = 0.01  # of the mean effect: units without any effect on others get no huge score
-CHECKS = 10  # of the loss in a round
+CHECKS = 40  # of the loss, in all
+GONE = 3.5  # standard deviations of a margin below 0: 2 of 10,000 images would be recognised
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -49,8 +50,9 @@ def ranked(
     it is then the geometric mean of it and the unit's effect on the class, where both are positive.
     An effect is the slope of a mean margin in the unit's gate while units of earlier rounds are
     off, the typical one a root mean square over small groups of images. A slope cannot see a cliff:
-    units of a round that raise the loss of others by more than RISE come last. Beyond the last
-    round, by that round's effects. `values` themselves for targets that leave nothing to retain.
+    units of a round that raise the loss of others by more than RISE come last. Once the classes are
+    gone there are half as many rounds more; beyond the last one, by its effects. `values`
+    themselves for targets that leave nothing to retain.
     """
     if not isinstance(job.target, ForgetClass):
         return values
@@ -65,32 +67,40 @@ def ranked(
         _images(job, ~shown, IMAGES),
         table.places(units),
     )
-    wanted = _images(job, shown, OWN)
-    size = max(1, len(units) // SHARE)
-    rounds = min(ROUNDS, -(-len(units) // size))
+    order = _order(bench, _images(job, shown, OWN), values, sampled)
+    ranks = np.empty(len(units))
+    ranks[order] = 1 - np.arange(len(units)) / len(units)
+    return ranks
+
+
+def _order(bench: _Bench, wanted: Sequence[Batch], values: Floats, sampled: bool) -> list[int]:
+    """All units, the first to pin first."""
+    everybody = np.arange(len(values))
+    size = max(1, len(values) // SHARE)
+    last = rounds = min(ROUNDS, -(-len(values) // size))
     order: list[int] = []
     refused: list[int] = []
-    now = bench.loss(order)
-    with job.runtime.progress.stage("effects on other classes", rounds) as tick:
-        for _ in range(rounds):
-            left = np.setdiff1d(np.arange(len(units)), order + refused)
+    with bench.job.runtime.progress.stage("effects on other classes", rounds) as tick:
+        for done in range(1, rounds + 1):
+            left = np.setdiff1d(everybody, order + refused)
             gain = values[left]
             if sampled:
                 gain = _agreed(gain, bench.slopes(order, wanted).mean(0)[left])
             typical = _typical(bench.slopes(order, bench.others))[left]
             gain = gain / np.maximum(typical + FLOOR * typical.mean(), TINY)
             following = left[np.argsort(-gain, kind="stable")].tolist()
-            taken, now = bench.bearable(order, following[:size], now)
+            taken = bench.bearable(order, following[:size])
             order += taken
             refused += [i for i in following[:size] if i not in taken]
             tick(1)
-    order += following[size:] + refused
-    ranks = np.empty(len(units))
-    ranks[order] = 1 - np.arange(len(units)) / len(units)
-    return ranks
+            if last == rounds and bench.gone(order, wanted):
+                last = done + done // 2  # a search for the strength looks beyond
+            if done >= last or bench.checks <= 0:
+                break
+    return order + following[size:] + refused
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Bench:
     """Networks with some units pinned, on images of other classes; units by their position."""
 
@@ -99,6 +109,8 @@ class _Bench:
     fades: Sequence[Fade]
     others: tuple[Batch, ...]
     places: npt.NDArray[np.int64]  # of the units, among all of the layers
+    checks: int = CHECKS  # that are left
+    _now: float | None = None  # the loss of what was last found bearable
 
     def slopes(self, pinned: Sequence[int], batches: Sequence[Batch]) -> Floats:
         """(images, n) of each image's margin in the units' gates; 0 in those of pinned ones."""
@@ -111,36 +123,48 @@ class _Bench:
         found: Floats = torch.cat(rows).numpy()[:, self.places]
         return found
 
-    def bearable(
-        self, pinned: list[int], candidates: list[int], now: float
-    ) -> tuple[list[int], float]:
-        """Those of the candidates that together raise the loss from `now` by RISE at most, in their
-        order, and the loss then; the harmful ones among them are found by halving."""
+    def bearable(self, pinned: list[int], candidates: list[int]) -> list[int]:
+        """Those of the candidates that together raise the loss by RISE at most, in their order; the
+        harmful ones among them are found by halving, and those for which no checks are left are
+        not among them. `pinned` ends with what was found before."""
+        now = self.loss(pinned) if self._now is None else self._now
         limit = now + RISE
         taken: list[int] = []
         waiting = [candidates]
-        while waiting:
+        while waiting and self.checks > 0:
             some = waiting.pop(0)
+            self.checks -= 1
             found = self.loss(pinned + taken + some, limit)
             if found <= limit:
                 taken, now = taken + some, found
             elif len(some) > 1:
                 half = len(some) // 2
                 waiting = [some[:half], some[half:], *waiting]
-        return taken, now
+        self._now = now
+        return taken
+
+    def gone(self, pinned: Sequence[int], wanted: Sequence[Batch]) -> bool:
+        """Whether next to no image of any of the classes is recognised."""
+        margins = torch.cat([_margin(self._logits(pinned, b), b.labels).cpu() for b in wanted])
+        labels = torch.cat([batch.labels.cpu() for batch in wanted])
+        each = [margins[labels == label] for label in sorted(set(labels.tolist()))]
+        return all(bool(m.mean() < -GONE * m.std(correction=0)) for m in each)
 
     def loss(self, pinned: Sequence[int], limit: float = math.inf) -> float:
         """The mean cross-entropy, or some number above the limit where it is above."""
-        theta = self.gated.at(self._alive(pinned))
         total, count = 0.0, sum(len(batch.labels) for batch in self.others)
-        with torch.no_grad():
-            for batch in self.others:
-                logits = self.gated.logits(self.job.model, theta, batch.images)
-                total -= float(per_image(logits, batch.labels, "loss").sum())
-                self.job.runtime.meter.forward(len(batch.labels))
-                if total / count > limit:
-                    break
+        for batch in self.others:
+            logits = self._logits(pinned, batch)
+            total -= float(per_image(logits, batch.labels, "loss").sum())
+            if total / count > limit:
+                break
         return total / count
+
+    def _logits(self, pinned: Sequence[int], batch: Batch) -> Tensor:
+        theta = self.gated.at(self._alive(pinned))
+        self.job.runtime.meter.forward(len(batch.labels))
+        with torch.no_grad():
+            return self.gated.logits(self.job.model, theta, batch.images)
 
     def _alive(self, pinned: Sequence[int]) -> Tensor:
         """(all units of the layers,) 1.0, or 0.0 for the pinned ones."""
@@ -179,6 +203,7 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def ranked_passes(shown: int, others: int, *, sampled: bool = False) -> int:
-    """Forward-equivalent images that `ranked` takes, with a refused unit or two in each round."""
-    slopes_of = min(IMAGES, others) + (min(OWN, shown) if sampled else 0)
-    return ROUNDS * (3 * slopes_of + CHECKS * min(IMAGES, others))
+    """Forward-equivalent images that `ranked` takes, at most."""
+    own, rest = min(OWN, shown), min(IMAGES, others)
+    slopes_of = rest + (own if sampled else 0)
+    return ROUNDS * (3 * slopes_of + own) + (CHECKS + 1) * rest
