@@ -88,7 +88,7 @@ def _order(bench: _Bench, wanted: Sequence[Batch], values: Floats, sampled: bool
                 gain = _agreed(gain, bench.slopes(order, wanted).mean(0)[left])
             typical = _typical(bench.slopes(order, bench.others))[left]
             gain = gain / np.maximum(typical + FLOOR * typical.mean(), TINY)
-            following = left[np.argsort(-gain, kind="stable")].tolist()
+            following: list[int] = left[np.argsort(-gain, kind="stable")].tolist()
             taken = bench.bearable(order, following[:size])
             order += taken
             refused += [i for i in following[:size] if i not in taken]
