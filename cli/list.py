@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -32,6 +34,16 @@ def command(kind: str | None, as_json: bool) -> int:
     for title, found in shown.items():
         lines.append(f"{title}:")
         width = max(map(len, found), default=0)
-        lines += [f"  {name:<{width}}  {clean(about)}" for name, about in found.items()]
+        for name, about in found.items():
+            lines += _entry(f"  {name:<{width}}  ", clean(about))
     emit("\n".join(lines) + "\n")
     return PASSED
+
+
+def _entry(head: str, about: str) -> list[str]:
+    """Lines as wide as the terminal, up to 100 columns; what wraps stays beside the name."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    # where nothing fits beside the names, a wrapped line would be a letter long
+    room = max(width, len(head) + 20)
+    wrapped = textwrap.wrap(about, room - len(head)) or [""]
+    return [f"{' ' * len(head) if place else head}{line}" for place, line in enumerate(wrapped)]

@@ -16,6 +16,9 @@ from typing import Any
 
 import click
 
+from .command import option
+from .params import Whole
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 Pairs = tuple[tuple[str, Any], ...]
 FILE = click.Path(path_type=Path)
@@ -37,3 +40,31 @@ def bundle(name: str, kind: type[Any], options: Sequence[Decorator]) -> Decorato
         return wrapped
 
     return decorate
+
+
+def number(flag: str, default: int, help_text: str, *, group: str, least: int = 1) -> Decorator:
+    """A whole number from `least` up."""
+    return option(
+        flag,
+        type=Whole(least),
+        metavar="N",
+        default=default,
+        show_default=True,
+        group=group,
+        help=help_text,
+    )
+
+
+def choice(
+    flag: str, allowed: Sequence[str], help_text: str, *, group: str, metavar: str = "WHAT"
+) -> Decorator:
+    """One of the allowed words, the first of them if none is given."""
+    return option(
+        flag,
+        type=click.Choice(allowed),
+        metavar=metavar,
+        default=allowed[0],
+        show_default=True,
+        group=group,
+        help=help_text,
+    )

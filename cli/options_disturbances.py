@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from .command import option
-from .options import FILE, bundle
+from .options import FILE, bundle, choice, number
 from .options_study import Choices, Shares
-from .params import Names, Whole
+from .params import Names
 
 KINDS = ("white-background", "style", "texture", "blur", "patch-shuffle", "edges", "colour-swap")
 
@@ -56,15 +56,7 @@ disturbing_options = bundle(
             help="Comma-separated: white-background, style, texture, blur, patch-shuffle, "
             "edges, colour-swap; default: all.",
         ),
-        option(
-            "--images",
-            type=Whole(1),
-            metavar="N",
-            default=24,
-            show_default=True,
-            group="Data",
-            help="Test images, drawn by class.",
-        ),
+        number("--images", 24, "Test images, drawn by class.", group="Data"),
         option(
             "--masks",
             type=FILE,
@@ -87,15 +79,7 @@ disturbing_options = bundle(
             group="Data",
             help="Shares of the texture, a variant each.",
         ),
-        option(
-            "--transfer-steps",
-            type=Whole(1),
-            metavar="N",
-            default=60,
-            show_default=True,
-            group="Data",
-            help="Steps of style and texture transfer.",
-        ),
+        number("--transfer-steps", 60, "Steps of style and texture transfer.", group="Data"),
         option(
             "--features",
             metavar="SPEC",
@@ -117,23 +101,15 @@ looking_options = bundle(
     "looking",
     Looking,
     [
-        option(
-            "--training-images",
-            type=Whole(1),
-            metavar="N",
-            default=200,
-            show_default=True,
-            group="Data",
-            help="Training images whose influence is computed.",
+        number(
+            "--training-images", 200, "Training images whose influence is computed.", group="Data"
         ),
-        option(
+        choice(
             "--solver",
-            type=click.Choice(["ekfac", "cg", "lissa", "exact"]),
-            metavar="NAME",
-            default="ekfac",
-            show_default=True,
+            ["ekfac", "cg", "lissa", "exact"],
+            "ekfac, cg, lissa or exact.",
             group="Scoring",
-            help="ekfac, cg, lissa or exact.",
+            metavar="NAME",
         ),
         option(
             "--layers",
@@ -150,41 +126,21 @@ looking_options = bundle(
             group="Scoring",
             help="Clustered: influence of the same class, of others, or both.",
         ),
-        option(
+        choice(
             "--distance",
-            type=click.Choice(["correlation", "euclidean"]),
+            ["correlation", "euclidean"],
+            "Of the clustering: correlation or euclidean.",
+            group="Scoring",
             metavar="NAME",
-            default="correlation",
-            show_default=True,
-            group="Scoring",
-            help="Of the clustering: correlation or euclidean.",
         ),
-        option(
-            "--show",
-            type=Whole(1),
-            metavar="N",
-            default=2,
-            show_default=True,
-            group="Output",
-            help="Test images shown in detail.",
-        ),
-        option(
-            "--side",
-            type=Whole(2),
-            metavar="N",
-            default=6,
-            show_default=True,
-            group="Scoring",
-            help="Regions along a side of an image.",
-        ),
-        option(
+        number("--show", 2, "Test images shown in detail.", group="Output"),
+        number("--side", 6, "Regions along a side of an image.", group="Scoring", least=2),
+        number(
             "--evaluations",
-            type=Whole(2),
-            metavar="N",
-            default=400,
-            show_default=True,
+            400,
+            "Coalitions of regions that are evaluated.",
             group="Scoring",
-            help="Coalitions of regions that are evaluated.",
+            least=2,
         ),
     ],
 )

@@ -10,7 +10,7 @@ import click
 from modeledit.defaults import EDITOR, SCORER
 
 from .command import option
-from .options import Decorator, Pairs, bundle
+from .options import Decorator, Pairs, bundle, choice
 from .params import KeyValue, LayerNames, Plugin, Share, Spending, Strength
 
 
@@ -159,23 +159,19 @@ def editing_with(name: str) -> Decorator:
                 group="Editing",
                 help="auto, a fraction (0.003) or a count (30).",
             ),
-            option(
+            choice(
                 "--order",
-                type=click.Choice(["highest", "lowest"]),
+                ["highest", "lowest"],
+                "Scores edited first: highest or lowest.",
+                group="Editing",
                 metavar="WHICH",
-                default="highest",
-                show_default=True,
-                group="Editing",
-                help="Scores edited first: highest or lowest.",
             ),
-            option(
+            choice(
                 "--allocation",
-                type=click.Choice(["auto", "per-tensor", "global"]),
-                metavar="HOW",
-                default="auto",
-                show_default=True,
+                ["auto", "per-tensor", "global"],
+                "Spread of the strength: auto, per-tensor or global.",
                 group="Editing",
-                help="Spread of the strength: auto, per-tensor or global.",
+                metavar="HOW",
             ),
         ],
     )

@@ -10,7 +10,7 @@ import click
 from modeledit.errors import ModelEditError
 
 from .command import option
-from .options import Decorator, Pairs, bundle
+from .options import Decorator, Pairs, bundle, number
 from .params import Epsilon, KeyValue, Names, Plugin, Whole
 
 if TYPE_CHECKING:
@@ -168,14 +168,12 @@ def attack_options(default: str | None) -> Decorator:
                 group="Attack",
                 help="Images attacked, at most, drawn by class.",
             ),
-            option(
+            number(
                 "--queries",
-                type=Whole(0),
-                metavar="N",
-                default=1000,
-                show_default=True,
+                1000,
+                "Of a black-box attack that checks it; 0 for none.",
                 group="Attack",
-                help="Of a black-box attack that checks it; 0 for none.",
+                least=0,
             ),
             option(
                 "--transfer",

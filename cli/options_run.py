@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .command import option
-from .options import FILE, bundle
-from .params import Device, Whole
+from .options import FILE, bundle, number
+from .params import Device
 
 OUT = Path("modeledit-out")
 
@@ -113,15 +113,7 @@ run_options = bundle(
     "run",
     Run,
     [
-        option(
-            "--seed",
-            type=Whole(0),
-            metavar="N",
-            default=0,
-            show_default=True,
-            group="Run",
-            help="Same seed, same result.",
-        ),
+        number("--seed", 0, "Same seed, same result.", group="Run", least=0),
         option(
             "--device",
             type=Device(),
@@ -130,23 +122,13 @@ run_options = bundle(
             group="Run",
             help="auto, cpu, cuda or cuda:N.",
         ),
-        option(
-            "--batch-size",
-            type=Whole(1),
-            metavar="N",
-            default=128,
-            show_default=True,
-            group="Run",
-            help="Images at a time.",
-        ),
-        option(
+        number("--batch-size", 128, "Images at a time.", group="Run"),
+        number(
             "--workers",
-            type=Whole(0),
-            metavar="N",
-            default=0,
-            show_default=True,
+            0,
+            "Processes that read images or sample; 0 uses threads.",
             group="Run",
-            help="Processes that read images or sample; 0 uses threads.",
+            least=0,
         ),
         option("-q", "--quiet", is_flag=True, group="Run", help="No progress."),
         option(

@@ -1,25 +1,17 @@
-"""What every study takes: where it writes, which behaviour, lists of numbers."""
+"""What studies take: which behaviour, lists of numbers and of words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .command import option
-from .files import record
-from .options import FILE
 from .params import Context, Parameter, TargetSpec
-from .show import emit
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from modeledit.study.output import Table
-
     _Type = click.ParamType[Any]
 else:
     _Type = click.ParamType
@@ -85,20 +77,6 @@ class Choices(_Type):
         return words
 
 
-def output_option(default: str) -> Callable[[Any], Any]:
-    """-o, the folder of a study."""
-    return option(
-        "-o",
-        "--output",
-        type=FILE,
-        metavar="DIR",
-        default=Path(default),
-        show_default=True,
-        group="Output",
-        help="Folder of tables and pictures.",
-    )
-
-
 def target_option(**attrs: Any) -> Callable[[Any], Any]:
     """--target, for a study of classes or of all images."""
     return option(
@@ -109,43 +87,3 @@ def target_option(**attrs: Any) -> Callable[[Any], Any]:
         help="accuracy (all images) or class:NAME[,NAME...].",
         **attrs,
     )
-
-
-def check(output: Path, read: Sequence[Path], *, force: bool) -> None:
-    """Refuse what could not be drawn or written, before any work."""
-    from .files import Output
-    from .files import check as check_places
-
-    check_places([Output("-o", output, folder=True)], read, force=force)
-    from modeledit.study import drawing
-    from modeledit.study import output as places
-
-    drawing.require()
-    places.check(output, force=force, inputs=read)
-
-
-def write(
-    output: Path,
-    header: Mapping[str, Any],
-    tables: Mapping[str, Table],
-    figures: Mapping[str, Figure],
-    read: Sequence[Path],
-    *,
-    force: bool,
-) -> list[Path]:
-    """Put the folder in its place, and remember that it is there."""
-    from modeledit.study.output import save
-
-    written = save(output, header, tables, figures, force=force, inputs=read)
-    record(output)
-    return written
-
-
-def wrote(output: Path, written: Sequence[Path]) -> None:
-    """The last line of a study."""
-    pictures = sum(path.suffix == ".png" for path in written)
-    tables = sum(path.suffix == ".csv" for path in written)
-    counts = [
-        f"{n} {what}{'s' * (n != 1)}" for n, what in ((tables, "table"), (pictures, "picture"))
-    ]
-    emit(f"\nwrote  {output}: study.json, {', '.join(counts)} (PNG and SVG)\n")

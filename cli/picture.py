@@ -15,7 +15,7 @@ from . import inputs
 from .command import option, verb
 from .errors import PASSED
 from .files import Output, check, record
-from .options import FILE, bundle
+from .options import FILE, bundle, choice, number
 from .options_input import DataChoice, ModelChoice, data_options, model_options
 from .options_run import Run, force_option, json_option, run_options
 from .params import Context, Parameter, Whole
@@ -129,23 +129,13 @@ showing_options = bundle(
             group="Data",
             help="Where images come from: train, validation or test.",
         ),
-        option(
-            "--images",
-            type=Whole(1),
-            metavar="N",
-            default=6,
-            show_default=True,
-            group="Output",
-            help="Most and least active images of each filter.",
-        ),
-        option(
+        number("--images", 6, "Most and least active images of each filter.", group="Output"),
+        choice(
             "--response",
-            type=click.Choice(["mean", "max"]),
-            metavar="HOW",
-            default="mean",
-            show_default=True,
+            ["mean", "max"],
+            "How it is read: mean or max over positions.",
             group="Scoring",
-            help="How it is read: mean or max over positions.",
+            metavar="HOW",
         ),
         option(
             "--steps",

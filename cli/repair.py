@@ -8,6 +8,7 @@ import click
 
 from .command import option, verb
 from .job import Job, job_options
+from .options import choice
 from .options_edit import group_gate, max_drop_option
 
 if TYPE_CHECKING:
@@ -25,14 +26,12 @@ over_option = option(
     group="Scoring",
     help="Scores are for the mean of the groups' recall (group) or the worst.",
 )
-metric_option = option(
+metric_option = choice(
     "--metric",
-    type=click.Choice(METRICS),
-    metavar="METRIC",
-    default="worst-group",
-    show_default=True,
+    METRICS,
+    "worst-group, equalized-odds or demographic-parity.",
     group="Editing",
-    help="worst-group, equalized-odds or demographic-parity.",
+    metavar="METRIC",
 )
 
 

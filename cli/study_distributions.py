@@ -6,19 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from modeledit.errors import ModelEditError
 
-from . import inputs
 from .command import option, verb
-from .errors import PASSED
-from .options import FILE, bundle
-from .options_input import DataChoice, ModelChoice, data_options, model_options
-from .options_run import Run, force_option, json_option, run_options
-from .options_study import Radii, check, output_option, target_option, write, wrote
-from .params import Whole
-from .show import draw, emit_json
+from .options import FILE, bundle, choice, number
+from .options_study import Radii, target_option
+from .study_job import Study, study_options
 
 if TYPE_CHECKING:
     from modeledit.study.distributions import Distributions
@@ -41,24 +34,8 @@ amount_options = bundle(
     "amount",
     Amount,
     [
-        option(
-            "--inputs",
-            type=Whole(1),
-            metavar="N",
-            default=10,
-            show_default=True,
-            group="Scoring",
-            help="Training images that are differentiated.",
-        ),
-        option(
-            "--samples",
-            type=Whole(1),
-            metavar="N",
-            default=20,
-            show_default=True,
-            group="Scoring",
-            help="Perturbations of the parameters.",
-        ),
+        number("--inputs", 10, "Training images that are differentiated.", group="Scoring"),
+        number("--samples", 20, "Perturbations of the parameters.", group="Scoring"),
         option(
             "--eps",
             type=Radii(),
@@ -67,23 +44,17 @@ amount_options = bundle(
             group="Scoring",
             help="Radii of the perturbations.",
         ),
-        option(
+        choice(
             "--f",
-            type=click.Choice(["margin", "logit", "loss"]),
-            metavar="WHAT",
-            default="margin",
-            show_default=True,
+            ["margin", "logit", "loss"],
+            "What is differentiated: margin, logit or loss.",
             group="Scoring",
-            help="What is differentiated: margin, logit or loss.",
         ),
-        option(
+        choice(
             "--neighbourhood",
-            type=click.Choice(["joint", "tensor"]),
-            metavar="WHAT",
-            default="joint",
-            show_default=True,
+            ["joint", "tensor"],
+            "What moves: joint (all tensors) or one tensor at a time.",
             group="Scoring",
-            help="What moves: joint (all tensors) or one tensor at a time.",
         ),
         option(
             "--partly",
@@ -92,56 +63,35 @@ amount_options = bundle(
             group="Model",
             help="A partly trained checkpoint (.safetensors).",
         ),
-        option(
+        number(
             "--steps",
-            type=Whole(0),
-            metavar="N",
-            default=40,
-            show_default=True,
+            40,
+            "Without one: train so many batches; 0 leaves it out.",
             group="Model",
-            help="Without one: train so many batches; 0 leaves it out.",
+            least=0,
         ),
     ],
 )
 
 
 @verb("distributions", "modeledit study distributions --demo")
-@model_options
-@data_options
-@target_option(default="accuracy", show_default=True)
-@amount_options
-@output_option("modeledit-distributions")
-@json_option
-@force_option
-@run_options
-def command(
-    target: str,
-    output: Path,
-    model: ModelChoice,
-    data: DataChoice,
-    amount: Amount,
-    as_json: bool,
-    force: bool,
-    run: Run,
-) -> int:
+@study_options(
+    "distributions", target_option(default="accuracy", show_default=True), amount_options
+)
+def command(study: Study, target: str, amount: Amount) -> int:
     """Distributions of PEPS's measures, trained, partly trained, random.
 
     With fits to known families, and a test of each layer, trained against random."""
-    inputs.check(model, data)
-    read = inputs.paths(model, data, *([amount.partly] if amount.partly else []))
-    check(output, read, force=force)
     if amount.partly is not None and not amount.partly.exists():
         raise ModelEditError(f"--partly {amount.partly} does not exist: name a checkpoint")
-    runtime = inputs.runtime(run, as_json=as_json)
-    network, images = inputs.load(model, data, run.seed)
+    ready = study.ready(amount.partly)
+    network, images = ready.network, ready.images
 
     from modeledit import targets
     from modeledit.checkpoint import read_state
-    from modeledit.judging import check_classes
     from modeledit.study import distributions, networks
     from modeledit.study.distribution_figures import figures
 
-    check_classes(network, images)
     behaviour = targets.parse(target, images.class_names)
     if not isinstance(behaviour, targets.ForgetClass | targets.Accuracy):
         raise ModelEditError(
@@ -152,32 +102,23 @@ def command(
         amount.inputs, amount.samples, amount.eps, amount.f, amount.neighbourhood
     )
     compared = {distributions.TRAINED: network.module}
-    start = networks.untrained(network.module, run.seed)
+    start = networks.untrained(network.module, study.run.seed)
     if amount.partly is not None:
         compared["partly trained"] = network.fresh(read_state(amount.partly))
     elif amount.steps:
         compared["partly trained"] = networks.partly_trained(
-            start, images.train, amount.steps, runtime
+            start, images.train, amount.steps, ready.runtime
         )
     compared[distributions.UNTRAINED] = start
-    found = distributions.study(compared, images.train, behaviour, settings, runtime)
-    header = {
-        **found.header,
-        "model": network.spec,
-        "data": images.spec,
-        "partly": "checkpoint" if amount.partly else f"{amount.steps} steps",
-    }
-    written = write(output, header, found.tables(), figures(found), read, force=force)
-    if as_json:
-        emit_json({**header, "networks": found.tables()["networks"].records()})
-        return PASSED
-    draw(*_summary(found))
-    wrote(output, written)
-    return PASSED
+    found = distributions.study(compared, images.train, behaviour, settings, ready.runtime)
+    partly = "checkpoint" if amount.partly else f"{amount.steps} steps"
+    header = {**found.header, "partly": partly}
+    shown = _summary(found)
+    return study.finish(ready, header, found.tables(), figures(found), "networks", shown)
 
 
 def _summary(found: Distributions) -> list[Any]:
-    """Accuracies, the closest family of each distribution, and the layers that differ."""
+    """Accuracies, the closest family of each distribution, and the tensors that differ."""
     from modeledit.study.gathering import MEASURES, PER
 
     from .show import percent
@@ -193,7 +134,7 @@ def _summary(found: Distributions) -> list[Any]:
         *found.networks,
     )
     differing = table(
-        "measure", "per", "eps", "layers", "differ", "median |delta|"
+        "measure", "per", "eps", "tensors", "differ", "median |delta|"
     )  # fmt: skip
     records = found.layers().records()
     for measure in MEASURES:
@@ -219,7 +160,7 @@ def _summary(found: Distributions) -> list[Any]:
         heads,
         "\nclosest family of each distribution, and its Kolmogorov-Smirnov distance",
         closest,
-        "\ntrained against random: layers that differ (Mann-Whitney, Holm's p < 0.05),\n"
+        "\ntrained against random: tensors that differ (Mann-Whitney, Holm's p < 0.05),\n"
         "and the size of Cliff's delta",
         differing,
     ]

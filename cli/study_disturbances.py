@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeledit.errors import ModelEditError
 
-from . import inputs
 from .command import verb
-from .errors import PASSED
 from .options_disturbances import Disturbing, Looking, disturbing_options, looking_options
-from .options_input import DataChoice, ModelChoice, data_options, model_options
-from .options_run import Run, force_option, json_option, run_options
-from .options_study import check, output_option, write, wrote
-from .show import draw, emit_json, percent
+from .show import percent
+from .study_job import Study, study_options
 
 if TYPE_CHECKING:
     from modeledit.data import Split
@@ -25,47 +20,25 @@ if TYPE_CHECKING:
 
 
 @verb("disturbances", "modeledit study disturbances --demo")
-@model_options
-@data_options
-@disturbing_options
-@looking_options
-@output_option("modeledit-disturbances")
-@json_option
-@force_option
-@run_options
-def command(
-    output: Path,
-    model: ModelChoice,
-    data: DataChoice,
-    disturbing: Disturbing,
-    looking: Looking,
-    as_json: bool,
-    force: bool,
-    run: Run,
-) -> int:
+@study_options("disturbances", disturbing_options, looking_options)
+def command(study: Study, disturbing: Disturbing, looking: Looking) -> int:
     """Accuracy, layer influence and regions of disturbed images.
 
     With clusters, layer profiles and the most influential training images."""
-    inputs.check(model, data)
-    given = (disturbing.masks, disturbing.style, disturbing.features_checkpoint)
-    read = inputs.paths(model, data, *(path for path in given if path is not None))
     _check(disturbing)
-    check(output, read, force=force)
-    runtime = inputs.runtime(run, as_json=as_json)
-    network, images = inputs.load(model, data, run.seed)
+    ready = study.ready(disturbing.masks, disturbing.style, disturbing.features_checkpoint)
+    network, images, runtime = ready.network, ready.images, ready.runtime
 
-    from modeledit.judging import check_classes
     from modeledit.study import disturbances
     from modeledit.study.disturbance_figures import figures
     from modeledit.study.disturbance_tables import tables
     from modeledit.study.transfer import Recipe
     from modeledit.study.variants import Pictures, Scale, disturb
 
-    check_classes(network, images)
     scale = Scale.of(network.preprocessing, images.test.example().shape[1])
-    chosen = images.test.sample(disturbing.images, run.seed)
+    chosen = images.test.sample(disturbing.images, study.run.seed)
     pictures = Pictures.of(chosen, scale, runtime)
-    training = images.train.sample(looking.training_images, run.seed)
+    training = images.train.sample(looking.training_images, study.run.seed)
     shown = Pictures.of(training, scale, runtime)
     sources = _sources(disturbing, network, chosen, pictures, shown, runtime)
     steps = disturbing.transfer_steps
@@ -90,22 +63,13 @@ def command(
     )  # fmt: skip
     header = {
         **found.header,
-        "model": network.spec,
-        "data": images.spec,
         "masks": "given" if disturbing.masks else "estimated",
         "style": "given" if disturbing.style else "brush strokes",
         "features": disturbing.features or network.spec,
         "transfer_steps": steps,
         "clusters": found.clusters.split(min(3, len(found.names))),
     }
-    made = tables(found)
-    written = write(output, header, made, figures(found), read, force=force)
-    if as_json:
-        emit_json({**header, "accuracy": made["accuracy"].records()})
-        return PASSED
-    draw(*_summary(found))
-    wrote(output, written)
-    return PASSED
+    return study.finish(ready, header, tables(found), figures(found), "accuracy", _summary(found))
 
 
 def _check(disturbing: Disturbing) -> None:

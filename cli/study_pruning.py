@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from . import inputs
 from .command import option, verb
-from .errors import PASSED
-from .options import bundle
-from .options_input import DataChoice, ModelChoice, data_options, model_options
-from .options_run import Run, force_option, json_option, run_options
-from .options_study import (
-    Choices,
-    Counts,
-    Radii,
-    Shares,
-    check,
-    output_option,
-    target_option,
-    write,
-    wrote,
-)
-from .params import Names, Whole
-from .show import draw, emit_json, percent, short
+from .options import bundle, choice, number
+from .options_study import Choices, Counts, Radii, Shares, target_option
+from .params import Names
+from .show import percent, short
+from .study_job import Study, study_options
 
 if TYPE_CHECKING:
     from modeledit.study.pruning import Curves
@@ -58,15 +42,7 @@ drawing_options = bundle(
     "drawing",
     Drawing,
     [
-        option(
-            "--granularity",
-            type=click.Choice(["weight", "filter"]),
-            metavar="WHAT",
-            default="weight",
-            show_default=True,
-            group="Scoring",
-            help="weight or filter.",
-        ),
+        choice("--granularity", ["weight", "filter"], "weight or filter.", group="Scoring"),
         option(
             "--scorers",
             type=Names(),
@@ -99,15 +75,7 @@ drawing_options = bundle(
             group="Editing",
             help="Scores as they are: signed; negated; magnitude.",
         ),
-        option(
-            "--replicates",
-            type=Whole(1),
-            metavar="N",
-            default=3,
-            show_default=True,
-            group="Run",
-            help="Times that images and perturbations are drawn.",
-        ),
+        number("--replicates", 3, "Times that images and perturbations are drawn.", group="Run"),
         option(
             "--eps",
             type=Radii(),
@@ -124,82 +92,41 @@ drawing_options = bundle(
             group="Scoring",
             help="Numbers of perturbations of PEPS.",
         ),
-        option(
-            "--inputs",
-            type=Whole(1),
-            metavar="N",
-            default=32,
-            show_default=True,
-            group="Scoring",
-            help="Images of PEPS.",
-        ),
-        option(
+        number("--inputs", 32, "Images of PEPS.", group="Scoring"),
+        choice(
             "--neighbourhood",
-            type=click.Choice(["joint", "tensor"]),
-            metavar="WHAT",
-            default="joint",
-            show_default=True,
+            ["joint", "tensor"],
+            "What PEPS moves: joint (all tensors) or one tensor.",
             group="Scoring",
-            help="What PEPS moves: joint (all tensors) or one tensor.",
         ),
     ],
 )
 
 
 @verb("pruning", "modeledit study pruning --demo --limit 100 --target class:3")
-@model_options
-@data_options
-@target_option(multiple=True, default=("accuracy",), show_default=True)
-@drawing_options
-@output_option("modeledit-pruning")
-@json_option
-@force_option
-@run_options
-def command(
-    target: tuple[str, ...],
-    output: Path,
-    model: ModelChoice,
-    data: DataChoice,
-    drawing: Drawing,
-    as_json: bool,
-    force: bool,
-    run: Run,
-) -> int:
+@study_options(
+    "pruning",
+    target_option(multiple=True, default=("accuracy",), show_default=True),
+    drawing_options,
+)
+def command(study: Study, target: tuple[str, ...], drawing: Drawing) -> int:
     """Accuracy along pruning by every score, with 95 % intervals."""
-    inputs.check(model, data)
-    read = inputs.paths(model, data)
-    check(output, read, force=force)
-    runtime = inputs.runtime(run, as_json=as_json)
-    network, images = inputs.load(model, data, run.seed)
+    ready = study.ready()
 
     from modeledit import targets
-    from modeledit.judging import check_classes
     from modeledit.study import pruning
     from modeledit.study.pruning_figures import figures
 
-    check_classes(network, images)
     found = pruning.study(
-        network.module,
-        images,
-        [targets.parse(each, images.class_names) for each in dict.fromkeys(target)],
+        ready.network.module,
+        ready.images,
+        [targets.parse(each, ready.images.class_names) for each in dict.fromkeys(target)],
         pruning.Settings(**drawing.settings()),
         None if drawing.scorers == (ALL,) else drawing.scorers,
-        runtime,
+        ready.runtime,
     )
-    header = {
-        **found.header,
-        "model": network.spec,
-        "data": images.spec,
-        "before": found.before,
-        "notes": found.notes,
-    }
-    written = write(output, header, found.tables(), figures(found), read, force=force)
-    if as_json:
-        emit_json({**header, "curves": found.tables()["curves"].records()})
-        return PASSED
-    draw(*_summary(found))
-    wrote(output, written)
-    return PASSED
+    header = {**found.header, "before": found.before, "notes": found.notes}
+    return study.finish(ready, header, found.tables(), figures(found), "curves", _summary(found))
 
 
 def _summary(found: Curves) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -114,9 +115,26 @@ def test_a_shell_gets_completions(
 
 def test_list_names_plugins_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "editors"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "editors:"
-    assert [line.split()[0] for line in lines[1:]] == [
-        "dampen", "finetune-layers", "mean-ablate", "zero",
-    ]  # fmt: skip
-    assert all(len(line.split()) > 3 for line in lines[1:])
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "editors:"
+    named = [line.split() for line in lines if not line.startswith("   ")]
+    assert [words[0] for words in named] == ["dampen", "finetune-layers", "mean-ablate", "zero"]
+    assert all(len(words) > 3 for words in named)
+
+
+@pytest.mark.parametrize("columns", [30, 80, 200])
+def test_lists_wrap_beside_the_names(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["list", "scorers"]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "scorers:"
+    head = 2 + max(map(len, known["scorers"])) + 2
+    assert max(map(len, lines)) <= max(min(columns, 100), head + 20)
+    names = [line[:head].strip() for line in lines]
+    assert [name for name in names if name] == sorted(known["scorers"])
+    told = " ".join(line[head:] for line in lines)
+    assert told == " ".join(known["scorers"][name] for name in sorted(known["scorers"]))
