@@ -119,7 +119,7 @@ def test_kept_values_stay_within_the_limit():
     limit = 50_000
     networks, _ = pair(zoo.build("test_resnet"), zoo.images("test_resnet", 3), limit=limit)
     networks.logits(torch.ones(len(networks.units), dtype=torch.bool))
-    kept = [v for values in networks._inner._values for v in values[1:]]
+    kept = [v for values in networks._inner._kept.values for v in values[1:]]
     assert 0 < sum(v.nbytes for v in kept if isinstance(v, torch.Tensor)) <= limit
 
 
@@ -179,11 +179,11 @@ def test_a_broken_run_is_repaired():
     alive = torch.ones(len(networks.units), dtype=torch.bool)
     networks.logits(alive)
     alive[2] = False
-    inner = networks._inner
-    run, inner._run = inner._run, None
+    kept = networks._inner._kept
+    run, kept.run = kept.run, None
     with pytest.raises(TypeError):
         networks.logits(alive)
-    inner._run = run
+    kept.run = run
     alive[:] = True
     alive[0] = False  # the one that was about to die lives
     assert torch.equal(networks.logits(alive), full.logits(alive))

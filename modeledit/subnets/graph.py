@@ -10,16 +10,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from modeledit.subnets.full import FullNetworks
+from modeledit.subnets.kept import Kept, Saved, restore
 from modeledit.subnets.masks import Masks
-from modeledit.subnets.places import Move, Place, find, moved, origins, worth
+from modeledit.subnets.places import Move, Place, find, moved
 from modeledit.subnets.players import Players
-from modeledit.subnets.program import Program, bits, run
+from modeledit.subnets.program import Program, run
 from modeledit.subnets.rows import leave_out
 from modeledit.subnets.switches import Switch
 from modeledit.subnets.thin import Death, ThinDeaths, ThinPath
@@ -53,9 +53,6 @@ class GraphNetworks:
         self.players = Players(model, old.anatomy, old.means, old.units, old.left_out, old.places)
         self._program = Program(model, graph)
         self._switches = [Switch(self.players, name) for name in self.players.places]
-        self._values: list[list[Any]] = []
-        self._origins = 0
-        self._intact: list[dict[int, Tensor]] = []  # values of these steps with everybody alive
         self._alive: Tensor | None = None
         self._logits = torch.empty(0)
         self._use_thin = thin
@@ -67,6 +64,7 @@ class GraphNetworks:
             self._program.measure(example)
             self._places = self._found(example)
             leave_out(self._program, self._switches, self._places)
+            self._kept = Kept(self._program, self._places, self._images, self.runtime, limit)
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -174,7 +172,7 @@ class GraphNetworks:
             if not self._masks.fit:
                 return None
             self.runtime.meter.forward(len(alive) * len(self.labels))
-            return self._masks.many(self._images, alive, self._sizes(), self._limit)
+            return self._masks.many(self._images, alive, self._kept.sizes(), self._limit)
 
     @contextmanager
     def _as_intact(self) -> Iterator[None]:
@@ -190,32 +188,18 @@ class GraphNetworks:
             count = torch.arange(len(switch.rows))
             switch.write(count, torch.ones(len(count), dtype=torch.bool))
         with torch.inference_mode():
-            if not self._values:
-                self._choose_kept()
+            if not self._kept.values:
+                self._kept.choose(self._use_thin)
             plan = self._program.plan(self._program.whole)
-            self._values = [[images, *[None] * self._program.last] for images in self._images]
+            self._kept.forget()
             anew = not bool(alive.all())
-            if self._origins or not anew:
-                self._logits = self._run(plan, keep=True)
-                self._intact = [
-                    {step: values[step].clone() for step in bits(self._origins)}
-                    for values in self._values
-                ]
+            if self._kept.origins or not anew:
+                self._logits = self._kept.run(plan, keep=True)
+                self._kept.remember()
             if anew:
                 self._write(self._moves(torch.ones_like(alive), alive))
-                self._logits = self._run(plan, keep=True)
+                self._logits = self._kept.run(plan, keep=True)
         self._alive = alive.clone()
-
-    def _choose_kept(self) -> None:
-        program, places = self._program, self._places
-        sizes = [len(self.labels) * size for size in self._sizes()]
-        program.keep(worth(program, places, sizes, self._limit, self._use_thin))
-        self._origins = origins(program, places, program.kept, sizes, self._limit)
-
-    def _sizes(self) -> list[int]:
-        """Bytes of every step's value for one image."""
-        values = self._program.values(self._images[0][:1])
-        return [value.nbytes if isinstance(value, Tensor) else 0 for value in values]
 
     def _moves(self, old: Tensor, new: Tensor) -> list[Move]:
         return moved([len(places) for places in self.players.places.values()], old, new)
@@ -242,7 +226,7 @@ class GraphNetworks:
             dies = place.fixed is not None and not bool(move.alive.any())
             for step in place.steps:
                 dirty |= program.below[step]
-                if (dies or self._origins >> step & 1) and program.kept >> step & 1:
+                if (dies or self._kept.origins >> step & 1) and program.kept >> step & 1:
                     fixed.append((step, move))
                 else:
                     dirty |= 1 << step
@@ -253,20 +237,19 @@ class GraphNetworks:
         dirty, fixed = self._dirty(moves)
         with torch.inference_mode():
             for step, move in fixed:
-                self._overwrite(step, move)
-            return self._run(self._program.plan(dirty), keep=True)
+                self._kept.overwrite(step, move)
+            return self._kept.run(self._program.plan(dirty), keep=True)
 
     def _around(self, moves: Sequence[Move]) -> Tensor:
         dirty, fixed = self._dirty(moves)
-        saved = []
+        saved: list[Saved] = []
         with torch.inference_mode():
             try:
                 for step, move in fixed:
-                    saved += self._overwrite(step, move)
-                return self._run(self._program.plan(dirty), keep=False)
+                    saved += self._kept.overwrite(step, move)
+                return self._kept.run(self._program.plan(dirty), keep=False)
             finally:
-                for value, axis, rows, before in reversed(saved):
-                    value.index_copy_(axis, rows, before)
+                restore(saved)
 
     def _thin(self, moves: Sequence[Move]) -> Death | None:
         """How to get the logits of a single death by way of its one channel, if there is a way."""
@@ -285,25 +268,6 @@ class GraphNetworks:
         with torch.inference_mode():
             for first in range(0, len(deaths), max(room, 1)):
                 some = deaths[first : first + max(room, 1)]
-                made.append(torch.cat([path.run(values, some) for values in self._values], 1))
+                made.append(torch.cat([path.run(values, some) for values in self._kept.values], 1))
         self.runtime.meter.forward(path.rest.share * len(deaths) * len(self.labels))
         return torch.cat(made).cpu()
-
-    def _overwrite(self, step: int, move: Move) -> list[tuple[Tensor, int, Tensor, Tensor]]:
-        """Writes a move into the kept values of `step`; (value, axis, rows, what was there)."""
-        place, saved = self._places[move.layer], []
-        for at, values in enumerate(self._values):
-            intact = self._intact[at].get(step) if self._intact else None
-            saved.append((values[step], place.axis, *place.write(values[step], move, intact)))
-        return saved
-
-    def _run(self, plan: Any, keep: bool) -> Tensor:
-        parts = []
-        for values in self._values:
-            after = run(plan, values)
-            parts.append(after[self._program.last].float())
-            if keep:
-                for place in plan.stored:
-                    values[place] = after[place]
-        self.runtime.meter.forward(plan.share * len(self.labels))
-        return torch.cat(parts).cpu()
