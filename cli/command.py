@@ -55,7 +55,8 @@ class Verb(click.Command):
             rows = [
                 (row[0].ljust(COLUMN), row[1])
                 for param in self.get_params(ctx)
-                if getattr(param, "group", "Run") == group
+                if not isinstance(param, click.Argument)  # those are in the usage line
+                and getattr(param, "group", "Run") == group
                 and (row := param.get_help_record(ctx)) is not None
             ]
             if rows:
@@ -101,6 +102,6 @@ class Tool(click.Group):
             rows = []
             for name in names:
                 found = self.get_command(ctx, name)
-                rows.append((name, found.get_short_help_str(66) if found else ""))
+                rows.append((name, found.get_short_help_str(200) if found else ""))
             with formatter.section(title):
                 formatter.write_dl(rows)

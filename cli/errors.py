@@ -64,13 +64,18 @@ def _usage(error: click.ClickException) -> str:
         close = f"did you mean {found[0]}? " if found else ""
         return f"there is no option {error.option_name}: {close}{help_hint}"
     if isinstance(error, click.MissingParameter):
-        name = error.param.opts[-1] if error.param else "a value"
-        return f"{name} is missing: {help_hint}"
+        return f"{_name(error.param) or 'a value'} is missing: {help_hint}"
     message = error.message.rstrip(".")
     if isinstance(error, click.BadParameter) and error.param and error.param.name:
-        flag = error.param.opts[-1]
         source = ctx.get_parameter_source(error.param.name) if ctx else None
         origin = " (from modeledit.toml)" if source == ParameterSource.DEFAULT_MAP else ""
-        return f"{flag}{origin}: {message}"
+        return f"{_name(error.param)}{origin}: {message}"
     advice = "" if ": " in message else f": {help_hint}"
     return message[:1].lower() + message[1:] + advice
+
+
+def _name(param: click.Parameter | None) -> str:
+    """The longest flag of an option; an argument as the usage line has it."""
+    if param is None:
+        return ""
+    return param.human_readable_name if isinstance(param, click.Argument) else param.opts[-1]

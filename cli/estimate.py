@@ -61,6 +61,7 @@ def _lines(estimate: Estimate, verbose: bool) -> list[RenderableType]:
         "",
         f"editable  {estimate.weights:,} weights, {estimate.units:,} units",
         f"images    {examples}",
-        f"passes    {passes} (forward-equivalents)",
+        f"passes    {passes}",
+        "          (images through the network; a backward pass counts as two)",
         f"at most   about {estimate.seconds:.0f} s and {estimate.memory_mb:,.0f} MB",
     ]

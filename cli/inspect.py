@@ -36,19 +36,30 @@ def command(path: Path, as_json: bool) -> int:
 
 
 def _lines(found: Inspection) -> list[Any]:
+    from rich.table import Table
+
     from .show_measurement import table
 
     weights = sum(math.prod(tensor.shape) for tensor in found.tensors)
-    parts: list[Any] = [
-        f"{clean(found.path)}: {len(found.tensors)} tensors, {weights:,} numbers",
-        f"identity  {found.identity}",
-    ]
+    heading = f"{clean(found.path)}: {len(found.tensors)} tensors, {weights:,} numbers"
+    origin = Table.grid(padding=(0, 2, 0, 0))
+    origin.add_row("identity", found.identity)
     for key, value in [*sorted(found.provenance.items()), *sorted(found.metadata.items())]:
-        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        parts.append(f"{clean(key):<8}  {short(text, 600)}")
+        origin.add_row(clean(key), _shown(value))
     made = table("tensor", "dtype", "shape")
     for tensor in found.tensors:
         made.add_row(
             short(tensor.name, 48), tensor.dtype, " x ".join(map(str, tensor.shape)) or "scalar"
         )
-    return [*parts, "", made]
+    return [heading, origin, "", made]
+
+
+def _shown(value: Any) -> str:
+    """Text as it is; an object with a line for each of its entries."""
+    if isinstance(value, dict) and value:
+        return "\n".join(f"{clean(key)}: {_line(each)}" for key, each in sorted(value.items()))
+    return _line(value)
+
+
+def _line(value: Any) -> str:
+    return short(value if isinstance(value, str) else json.dumps(value, sort_keys=True), 600)

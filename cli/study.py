@@ -30,6 +30,7 @@ class Studies(Tool):
     "study",
     cls=Studies,
     sections={"Studies": STUDIES},
+    no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def command() -> None:

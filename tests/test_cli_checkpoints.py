@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from modeledit.cli.inspect import _shown
 from modeledit.cli.main import main
 from safetensors.torch import save_file
 
@@ -59,11 +60,18 @@ def test_diff(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_recipe_has_a_line_for_each_entry() -> None:
+    assert _shown({"b": {"x": 1}, "a": "t", "c": 2}) == 'a: t\nb: {"x": 1}\nc: 2'
+    assert _shown({}) == "{}"
+    assert _shown("text") == "text"
+
+
 def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "out"]) == 0
     text = capsys.readouterr().out
     assert "out/model.safetensors: 2 tensors, 8 numbers" in text
     assert "2 x 3" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert main(["inspect", "out", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["path"] == "out/model.safetensors"

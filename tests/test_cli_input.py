@@ -46,6 +46,8 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["unlearn", "--demo", "--class"], ["--class", "requires an argument"]),
         (["edit", "--demo"], ["--scores is missing", "edit --help"]),
         (["score", "--demo"], ["--target is missing"]),
+        (["apply", "x"], ["EDIT is missing", "apply --help"]),
+        (["study"], ["missing command: see `modeledit study --help`"]),
         (["score", "--demo", "--target", "clas:3"], ["'clas:3'", "class:NAME"]),
         (["list", "sccorers"], ["'sccorers'", "'scorers'"]),
         ([*UNLEARN, "extra"], ["extra"]),
