@@ -65,6 +65,26 @@ def test_ties_end_within_the_tolerance():
     assert found.resolved.all()
 
 
+@pytest.mark.parametrize("kind", [Racing, Tmab])
+def test_a_relative_tolerance_is_in_equal_shares(kind):
+    played = random_game(6, games=2)
+    shares = np.abs(played.table[-1] - played.table[0]) / 6
+    found = run(played, kind(k=2, tolerance=3.0, relative=True), seed=0)
+    for j in range(2):
+        single = random_game(6, games=2)
+        single.table, single.names = single.table[:, j : j + 1], ("v",)
+        relative = run(single, kind(k=2, tolerance=3.0, relative=True), seed=0)
+        absolute = run(single, kind(k=2, tolerance=3.0 * shares[j]), seed=0)
+        assert relative.evaluations == absolute.evaluations <= found.evaluations
+        np.testing.assert_array_equal(relative.values, absolute.values)
+
+
+def test_an_equal_share_of_nothing_is_refused():
+    played = game(lambda s: float(len(s) in (2, 3)), 6)
+    with pytest.raises(ModelEditError, match="relative=True has nothing to measure"):
+        run(played, Racing(k=2, relative=True), seed=0)
+
+
 def test_several_games_are_decided_together():
     played = random_game(6, games=2)
     found = run(played, Racing(k=2, tolerance=0.2), seed=0)

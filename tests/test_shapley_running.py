@@ -27,6 +27,8 @@ ESTIMATORS = [
     Cmcs(),
     Tmab(k=2, tolerance=1e-4),
     Racing(k=2, tolerance=1e-4),
+    Racing(k=2, tolerance=1e-3, relative=True),
+    Tmab(k=2, tolerance=1e-3, relative=True),
 ]
 
 

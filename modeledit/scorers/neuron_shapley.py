@@ -43,6 +43,7 @@ THEIRS = (
     "k",
     "patience",
     "published",
+    "relative",
     "spread",
     "tolerance",
     "truncation",
@@ -61,9 +62,9 @@ class NeuronShapley(Scorer):
 
     estimator: how evaluations are spent. evaluations: how many, if no budget is given; None is
     the estimator's own end, or 2,000.
-    k, delta, tolerance, truncation, patience, published, union, wave: the estimator's, see
-    modeledit.shapley; None is its own default, and one that it has not is refused. spread: length
-    of the interval that holds every marginal; None is 2 for accuracy and probability.
+    k, delta, tolerance, relative, truncation, patience, published, union, wave: the estimator's,
+    see modeledit.shapley; None is its own default, and one that it has not is refused.
+    spread: length of the interval that holds every marginal; None is 2 for accuracy, probability.
     prior: gate-path values, for estimators that can use them.
     metric: accuracy (recall of a class, success of an attack), loss (its negative, so that larger
     = better), probability or margin; auto is margin for a class, accuracy for any other target.
@@ -95,6 +96,7 @@ class NeuronShapley(Scorer):
     k: int | None = None
     delta: float | None = None
     tolerance: float | None = None
+    relative: bool | None = None
     truncation: float | None = None
     patience: int | None = None
     published: bool | None = None

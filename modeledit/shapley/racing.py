@@ -17,7 +17,7 @@ from modeledit.shapley import Answer, Bools, Estimate, Floats, Ints, State, Task
 from modeledit.shapley.bounds import sequence
 from modeledit.shapley.cmcs import Cmcs, around
 from modeledit.shapley.sampling import bools, floats, ints
-from modeledit.shapley.tmab import check_top, threshold
+from modeledit.shapley.tmab import check_top, slack, threshold
 
 FEWEST = 16  # rounds before normal theory is believed
 BORROWED = 8  # rounds that the other players' variance is worth
@@ -35,6 +35,7 @@ class Racing(Cmcs):
 
     The half widths are normal theory, valid for all players (delta / n each) and all looks at once,
     but approximate, unlike Bernstein's, whose range term alone asks for spread / tolerance rounds.
+    relative: the tolerance is in equal shares, |V(all) - V(none)| / n, of each game.
     lowest: the k smallest values instead. With several games a player leaves once it is decided in
     all of them.
     """
@@ -43,6 +44,7 @@ class Racing(Cmcs):
     k: int = 100
     delta: float = 0.2
     tolerance: float = 0.005
+    relative: bool = False
     lowest: bool = False
 
     def start(self, players: int, games: int, seed: int) -> State:
@@ -118,12 +120,13 @@ class Racing(Cmcs):
         rounds = np.array(len(apart), np.int64)
         width = sequence(pooled(apart), rounds, self.delta / state.players)
         decided, inside = np.ones(mean.shape, bool), np.zeros(mean.shape, bool)
+        near = slack(state, self.tolerance, self.relative)
         open_places = self.k - bools(state, "inside").sum(0)
         for j, places in enumerate(open_places.tolist()):
             inside[np.argsort(-mean[:, j], kind="stable")[: max(places, 0)], j] = True
             if 0 < places < len(mean):
                 away = np.abs(mean[:, j] - threshold(mean[:, j, None], places, published=False))
-                decided[:, j] = away >= width[:, j] - self.tolerance
+                decided[:, j] = away >= width[:, j] - near[j]
         return decided, inside
 
 

@@ -12,7 +12,7 @@ from modeledit.scorers._options import positive, refuse, whole
 from modeledit.shapley import Answer, Bools, Estimate, Floats, State, Task
 from modeledit.shapley.bounds import Interval, half_width
 from modeledit.shapley.permutation import Permutation
-from modeledit.shapley.sampling import WIDEST, bools, floats, ints, variance
+from modeledit.shapley.sampling import WIDEST, bools, ends, floats, ints, variance
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Tmab(Permutation):
 
     union: CB_i holds for all players together, ln(4n / delta) for ln(4 / delta). Looking after
     every wave is covered by neither.
+    relative: the tolerance is in equal shares, |V(all) - V(none)| / n, of each game.
     lowest: the k smallest values instead.
     published: the authors' version: ln(2 / delta), range 1 unless `spread` is given, and tau = the
     k-th largest mean (that player stays until its own CB is below the tolerance). Their settings
@@ -37,6 +38,7 @@ class Tmab(Permutation):
     delta: float = 0.2
     k: int = 100
     tolerance: float = 0.005
+    relative: bool = False
     union: bool = False
     lowest: bool = False
     published: bool = False
@@ -62,7 +64,7 @@ class Tmab(Permutation):
         if (ints(state, "count") < 2).any():  # no bound yet
             return
         mean = -floats(state, "mean") if self.lowest else floats(state, "mean")
-        width = self.width(state) - self.tolerance
+        width = self.width(state) - slack(state, self.tolerance, self.relative)
         away = np.abs(mean - threshold(mean, self.k, self.published))
         bools(state, "unresolved")[:] = (away < width).any(1)
 
@@ -91,6 +93,21 @@ def threshold(mean: Floats, k: int, published: bool) -> Floats:
     largest: Floats = -np.sort(-mean, axis=0)
     tau: Floats = largest[k - 1] if published else (largest[k - 1] + largest[k]) / 2
     return tau
+
+
+def slack(state: State, tolerance: float, relative: bool) -> Floats:
+    """(m,) the tolerance of each game, if `relative` times an equal share of its V(all) - V(none).
+
+    Raises ModelEditError where that is 0."""
+    if not relative:
+        return np.full(state.games, tolerance)
+    shares: Floats = np.abs(ends(state)[0] - ends(state)[1]) / state.players
+    refuse(
+        bool((shares == 0).any()),
+        f"relative=True has nothing to measure tolerance={tolerance} in: the network is worth as "
+        "much with all units pinned as with none: give relative=False",
+    )
+    return tolerance * shares
 
 
 def check_top(k: int, tolerance: float, players: int) -> None:
