@@ -1,8 +1,8 @@
-"""Zeroes, in small rounds, the cheapest weights that bring the worst groups level with the others.
+"""Zeroes, in many small steps, weights that wrong the worst group; the others keep their answers.
 
 Cells are groups of people (targets `group` and `group:worst`) or classes (others). A weight's score
-tells when it is zeroed: the scorer plays the edit through on a copy. Ours: group-DRO's "worst group
-first" as a linear program over weights, made anew after every round from first-order effects.
+tells when it is zeroed: the scorer plays the edit through on a copy. Ours: group DRO's "worst group
+first" and the distillation of the unedited network on everybody else, as a descent by zeroing.
 """
 
 from __future__ import annotations
@@ -19,37 +19,41 @@ from modeledit.data import Split
 from modeledit.errors import DataError
 from modeledit.gradients import scalar
 from modeledit.scorers import Found, Job, Scorer
-from modeledit.scorers._covering import cheapest
 from modeledit.scorers._options import positive, refuse, share, whole
 from modeledit.scorers._vector import Vector, last
-from modeledit.tail import Piece, Tail
+from modeledit.tail import Tail
 from modeledit.targets import Accuracy, ForgetClass, GroupRecall, Mask, Target
 from modeledit.types import Granularity
 
 Kind = Literal["levelled", "forgotten", "kept"]
-PULL = 0.2  # price of the mean loss of all images; those of the cells sum to 1
-BATCH = 50  # images of one cell per gradient whose square is taken
+BATCH = 16  # images of one cell that are drawn together
+LEARN, KEEP = 4, 12  # batches of a round: of the cells to change, of those to leave alone
+EVEN = 0.02  # a cell whose loss is so much below another's has 1/e of its price
+MEMORY = 0.95  # of the running means, from one round to the next
+RELAXED = 1 / 16  # of the price of changed answers is left in the last round
+SHOWN = 40  # states of the edit that the search is to try
+WARM = 10  # rounds that only measure: the typical gradient has to be known first
 
 
 @dataclass(frozen=True)
 class StepwiseCells(Scorer):
     """values: how many weights go from this one on, 0 = never zeroed; raw: what zeroing the weight
-    takes in the first round, to first order, from the mean loss of the cells that must come down.
+    takes at the beginning, to first order, from sum_c p_c L_c.
 
-    The loss of a cell c is the smooth share of its images with the wrong answer, L_c = mean
-    sigmoid(-margin / width), for classes to forget the right answer, sigmoid(margin / width). Over
-    `rounds` a level falls from the largest of the cells' losses to their mean; cells above it must
-    come down to it, those below may rise by `slack` above where they began. All cells of `group`
-    (the mean), and classes to forget, have a level each that falls from their loss to 0. A round
-    measures E_ci = -theta_i dL_c/dtheta_i, what zeroing weight i does to L_c to first order, on a
-    fresh `fraction` of the images, and zeroes
+    Each image has the smooth error l = sigmoid(-margin / width), in 0..1, for classes to forget
+    l = sigmoid(margin / width). L_c is its mean over cell c. The cells' prices p_c sum to 1: for
+    `group:worst` they are a softmax of L_c / 0.02, made anew in every round, else all cells of
+    `group`, and classes to forget, have the same. Zeroing weights is to lower
 
-        the set S of least sum_i d_i with sum_S E_ci <= level_c - L_c for all cells,
-        d_i = |theta_i| sqrt(E g_i^2) + its mean,  g over groups of 50 images of one cell,
+        J = sum_c p_c L_c + anchor * sum_c q_c mean_c (l - l0)^2,
 
-    at most `step` times the square root of the number of scored weights; of sets alike, the one
-    that lowers the mean loss of all images. L_c is followed by the paired change of the drawn
-    images; the header's `cells` are the losses at the beginning.
+    l0 the unedited network's, q_c in proportion to 1 - p_c, and 0 for classes to forget. Both sums
+    are estimated in every round on a few images; g is the running mean of the gradient of J. Zeroed
+    are the `step` times square root of the number of scored weights with the largest positive
+
+        theta_i g_i / (d_i + mean of d),  d_i = |theta_i| sqrt(mean over rounds of (dJ/dtheta_i)^2).
+
+    The header's `cells` are L_c at the beginning.
 
     share: scored are the last convolution and linear matrices before the classifier, as many as
         hold this share of all their weights.
@@ -60,26 +64,25 @@ class StepwiseCells(Scorer):
     targets: ClassVar[tuple[type[Target], ...]] = (GroupRecall, ForgetClass, Accuracy)
     share: float = 0.5
     inputs: int = 1024
-    fraction: float = 0.4
-    rounds: int = 24
-    slack: float = 0.01
-    width: float = 1.0
-    step: float = 1.0
+    rounds: int = 240
+    anchor: float = 40.0
+    width: float = 2.0
+    step: float = 0.016
     cache_mb: int = 1024
 
     def __post_init__(self) -> None:
         for option in ("inputs", "rounds"):
             whole(option, getattr(self, option), 1)
         whole("cache_mb", self.cache_mb, 0)
-        for option in ("slack", "width", "step"):
+        for option in ("anchor", "width", "step"):
             positive(option, getattr(self, option))
-        for option in ("share", "fraction"):
-            share(option, getattr(self, option))
+        share("share", self.share)
 
     def passes(self, shown: int, others: int, tensors: int) -> int:
         """See the base."""
         del tensors
-        return math.ceil((2 + 3 * self.rounds * self.fraction) * (shown + others))
+        rounds = WARM + self.rounds
+        return 5 * (shown + others) + 3 * rounds * (LEARN + KEEP) * min(BATCH, shown + others)
 
     def run(self, job: Job) -> Found:
         """Play the edit through on the job's copy and write down when each weight went."""
@@ -98,22 +101,16 @@ class StepwiseCells(Scorer):
 
 @dataclass(frozen=True, eq=False)
 class _Cell:
-    """Images of one group or class. sign: -1 where wrong answers are lost, +1 where right ones are.
-
-    goal: whether its loss is to fall, in any case or where it is the worst. images: how many there
-    are of it, drawn or not. before: by image, piece by piece, the losses that it began with.
-    """
+    """Images of one group or class. before: by batch, the smooth errors that it began with."""
 
     name: str
     tail: Tail
-    sign: int
-    goal: bool
-    images: int
+    kind: Kind
     before: tuple[Tensor, ...]
 
     @property
     def start(self) -> float:
-        """The loss of all its images at the beginning."""
+        """The mean error of all its images at the beginning."""
         return float(torch.cat(self.before).mean())
 
 
@@ -123,19 +120,16 @@ class _Play:
     def __init__(self, options: StepwiseCells, job: Job, names: list[str]) -> None:
         self._options, self._runtime = options, job.runtime
         self._worst = job.target == GroupRecall("worst")
+        self.vector = Vector(job.model, names)
         parts = members(job.split, job.target)
         self._cells = [self._cell(job, names, *part, len(parts)) for part in parts]
-        self.vector = Vector(job.model, names)
-        self._magnitude = self.vector.values().abs()
-        self._square, self._batches = torch.zeros_like(self._magnitude), 0
-        self._start = torch.tensor([cell.start for cell in self._cells])
-        goal = self._start.mean() if self._worst else 0.0
-        self._fall = float(self._start.max() - goal)  # of the level, over all rounds
-        sizes = torch.tensor([cell.images for cell in self._cells])
-        self._pull = PULL * sizes / sizes.sum()
         self.began = {cell.name: cell.start for cell in self._cells}
-        self.first = torch.zeros(self.vector.size)
-        self.steps: list[int] = []  # weights zeroed by the end of each round
+        self._losses = torch.tensor([cell.start for cell in self._cells])
+        self._magnitude = self.vector.values().abs()
+        self._square = torch.zeros_like(self._magnitude)
+        self._gradient = self._whole()
+        self.first = (self.vector.values() * self._gradient).cpu()
+        self.steps: list[int] = []  # weights zeroed by the end of rounds, for the search
 
     def _cell(
         self, job: Job, names: list[str], name: str, rows: Mask, kind: Kind, of: int
@@ -151,69 +145,111 @@ class _Play:
             f"cache_mb={options.cache_mb} does not hold what {BATCH} images of each cell need: "
             "give more",
         )
-        sign = 1 if kind == "forgotten" else -1
         with torch.no_grad():
-            losses = tuple(self._losses(tail, piece, sign) for piece in tail.pieces)
-        return _Cell(name, tail, sign, kind != "kept", int(rows.sum()), losses)
+            before = tuple(self._errors(tail, i, kind) for i in range(len(tail.pieces)))
+        return _Cell(name, tail, kind, before)
 
     def order(self) -> Tensor:
         """(k,) int64 positions in the order in which they are zeroed."""
-        taken = [torch.empty(0, dtype=torch.int64)]
-        with self._runtime.progress.stage("rounds of scoring", self._options.rounds) as tick:
-            for number in range(self._options.rounds):
-                chosen = self._round(number)
+        options = self._options
+        taken, count = [torch.empty(0, dtype=torch.int64)], 0
+        with self._runtime.progress.stage("rounds of scoring", WARM + options.rounds) as tick:
+            for number in range(1 - WARM, options.rounds + 1):
+                self._measure(number)
                 tick(1)
-                if len(chosen):
-                    self.vector.zero(chosen)
-                    taken.append(chosen.cpu())
-                    self.steps.append(sum(map(len, taken)))
+                if number < 1:
+                    continue
+                chosen = self._chosen(number + WARM)
+                self.vector.zero(chosen)
+                taken.append(chosen.cpu())
+                count += len(chosen)
+                if shown(number, options.rounds) and count > sum(self.steps[-1:]):
+                    self.steps.append(count)
         return torch.cat(taken)
 
-    def _round(self, number: int) -> Tensor:
-        """Positions to zero now, in order."""
+    def _measure(self, number: int) -> None:
+        """Follow J's gradient and the cells' losses with this round's images."""
+        generator = self._runtime.generator(number + WARM)
+        prices = self._prices()
+        others = kept(prices, [cell.kind for cell in self._cells])
+        anchor = relaxed(self._options.anchor, number, self._options.rounds)
+        gradient = torch.zeros_like(self._magnitude)
+        for c in drawn(prices, LEARN, generator):
+            errors, _ = self._batch(c, generator)
+            gradient += self.vector.gradient(errors.mean()) / LEARN
+        for c in drawn(others, KEEP, generator) if others.any() else ():
+            errors, before = self._batch(c, generator)
+            moved = (errors - before).square().mean()
+            gradient += self.vector.gradient(moved) * (anchor / KEEP)
+        self._gradient.lerp_(gradient, 1 - MEMORY)
+        self._square += gradient.square()
+
+    def _batch(self, c: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Errors of some images of a cell, and before the edit; its loss is followed by them."""
+        cell = self._cells[c]
+        i = int(torch.randint(len(cell.before), (1,), generator=generator))
+        errors, before = self._errors(cell.tail, i, cell.kind, backward=True), cell.before[i]
+        now = cell.start + float((errors.detach() - before).mean())
+        self._losses[c] += (1 - MEMORY) * (now - float(self._losses[c]))
+        return errors, before
+
+    def _chosen(self, rounds: int) -> Tensor:
+        """(k,) positions to zero now, the best first."""
         weights = self.vector.values()
-        measured = [self._measure(c, cell, number) for c, cell in enumerate(self._cells)]
-        effects = torch.stack([-weights * gradient for gradient, _ in measured])
-        change = torch.tensor([change for _, change in measured])
-        if number == 0:
-            goals = [c for c, cell in enumerate(self._cells) if cell.goal]
-            self.first = -effects[goals].mean(0).cpu()
-        options = self._options
-        reach = 2 * self._fall / options.rounds
-        wanted = (self._allowed(number + 1) - self._start - change).clamp(-reach, options.slack)
-        typical = self._magnitude * (self._square / self._batches).sqrt()
+        typical = self._magnitude * (self._square / rounds).sqrt()
         costs = typical + typical.mean() + torch.finfo(typical.dtype).tiny
-        most = math.ceil(options.step * math.sqrt(self.vector.size))
-        wanted, pull = (part.to(effects.device) for part in (wanted, self._pull))
-        return cheapest(effects, costs, wanted, pull, options.slack, most)
+        worth = weights * self._gradient / costs
+        best = worth.topk(min(math.ceil(self._options.step * math.sqrt(len(worth))), len(worth)))
+        return best.indices[best.values > 0]
 
-    def _allowed(self, rounds: int) -> Tensor:
-        """(cells,) losses after so many rounds."""
-        part = rounds / self._options.rounds
-        goal = torch.tensor([cell.goal for cell in self._cells])
-        start = self._start
-        level = start.max() - self._fall * part if self._worst else start * (1 - part)
-        return torch.where(goal, level, torch.inf).minimum(self._start + self._options.slack)
+    def _prices(self) -> Tensor:
+        """(cells,) summing to 1: how much each cell's loss matters now."""
+        if self._worst:
+            return torch.softmax(self._losses / EVEN, 0)
+        goal = torch.tensor([cell.kind != "kept" for cell in self._cells])
+        return goal / goal.sum()
 
-    def _measure(self, position: int, cell: _Cell, number: int) -> tuple[Tensor, float]:
-        """The gradient of a cell's loss and its change since the beginning, on drawn images."""
-        pieces = len(cell.tail.pieces)
-        order = torch.randperm(pieces, generator=self._runtime.generator(number, position))
-        total, change, count = torch.zeros_like(self._magnitude), 0.0, 0
-        for i in order[: math.ceil(self._options.fraction * pieces)].tolist():
-            losses = self._losses(cell.tail, cell.tail.pieces[i], cell.sign, backward=True)
-            gradient = self.vector.gradient(losses.sum())
-            total += gradient
-            self._square.addcmul_(gradient, gradient, value=1 / len(losses) ** 2)
-            self._batches += 1
-            change += float((losses.detach() - cell.before[i]).sum())
-            count += len(losses)
-        return total / count, change / count
+    def _whole(self) -> Tensor:
+        """The gradient of the priced losses over all images that are kept."""
+        total = torch.zeros_like(self._magnitude)
+        for price, cell in zip(self._prices().tolist(), self._cells, strict=True):
+            images = sum(map(len, cell.before))
+            for i in range(len(cell.before)) if price else ():
+                errors = self._errors(cell.tail, i, cell.kind, backward=True)
+                total += self.vector.gradient(errors.sum()) * (price / images)
+        return total
 
-    def _losses(self, tail: Tail, piece: Piece, sign: int, backward: bool = False) -> Tensor:
+    def _errors(self, tail: Tail, i: int, kind: Kind, backward: bool = False) -> Tensor:
+        """(B,) smooth errors of the images of one batch."""
+        piece = tail.pieces[i]
         logits = tail.logits(piece, self._runtime, backward=backward)
         margins = scalar(logits, piece.labels, "margin")
-        return torch.sigmoid(sign * margins / self._options.width)
+        return torch.sigmoid((1 if kind == "forgotten" else -1) * margins / self._options.width)
+
+
+def kept(prices: Tensor, kinds: list[Kind]) -> Tensor:
+    """(cells,) weights of the answers to keep, summing to 1; all 0 where every class may go."""
+    others = torch.where(torch.tensor([kind == "forgotten" for kind in kinds]), 0, 1 - prices)
+    total = others.sum()
+    return others / total if total > 0 else others
+
+
+def drawn(weights: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    """`count` positions, each as often as its weight says, or one more or less (systematic
+    sampling): weights sum to 1."""
+    at = (torch.arange(count) + torch.rand(1, generator=generator)) / count
+    return torch.searchsorted(weights.cumsum(0), at).clamp(max=len(weights) - 1).tolist()
+
+
+def relaxed(anchor: float, number: int, rounds: int) -> float:
+    """The price of changed answers in a round, which falls by the same factor from each to the
+    next: the search then sees how much can be gained at which price."""
+    return anchor * float(RELAXED ** (max(number, 0) / rounds))
+
+
+def shown(number: int, rounds: int) -> bool:
+    """Whether the search is to try the edit as it is after this round."""
+    return number % math.ceil(rounds / SHOWN) == 0 or number == rounds
 
 
 def members(split: Split, target: Target) -> list[tuple[str, Mask, Kind]]:
