@@ -3,8 +3,8 @@
     python benchmarks/shapley_topk.py demo-48 --reference 20000 --sections gate top
     python benchmarks/shapley_topk.py cifar10-512 --data folder:cifar10.zip --checkpoint FILE
 
-Games: demo-48, early layers, accuracy; cifar10-512, layer4.1.conv2 of a ResNet-18, probability (its
-accuracy hardly depends on them).
+Games: demo-48, early layers, accuracy; demo-256, the last shortcut, and cifar10-512, layer4.1.conv2
+of a ResNet-18, probability (accuracy hardly depends on these).
 
 top: the same k and delta. The tolerance is a share of (V(all) - V(none)) / n, an equal share, so
 that games of any size can be told apart. A run fails if a chosen filter lies below the reference's
@@ -55,6 +55,7 @@ from modeledit.surgery import evaluating
 
 GAMES: dict[str, tuple[str, Metric]] = {
     "demo-48": ("stem.conv,stages.0.0.conv1_kxk.conv,stages.0.0.attn.fc1", "accuracy"),
+    "demo-256": ("stages.3.0.shortcut.conv.conv", "probability"),
     "cifar10-512": ("layer4.1.conv2", "probability"),
 }
 TIMED = 20  # full forwards
@@ -185,7 +186,12 @@ def gate(field: Field) -> Rows:
         rank = float(spearmanr(found, wanted).statistic)
         return {"spearman": rank, "error": relative(found, wanted), "passes": passes}
 
-    for path, steps, seeds in (("straight", 4, 1), ("straight", 10, 1), ("orders", 10, 5)):
+    for path, steps, seeds in (
+        ("straight", 4, 1),
+        ("straight", 10, 1),
+        ("orders", 4, 5),
+        ("orders", 10, 5),
+    ):
         for seed in range(seeds):
             yield (path, steps, seed), lambda p=path, k=steps, s=seed: one(p, k, s)
 
