@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modeledit.attacks import PixelModel
+from modeledit.attacks import Goal, PixelModel, draw_targets
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CLASSES, SIDE = 4, 8
@@ -85,3 +86,21 @@ class Opaque(nn.Module):
 
     def forward(self, x):
         return NoBackward.apply(self.model(x))
+
+
+norms = pytest.mark.parametrize("norm", ["linf", "l2"])
+
+
+def reached(network, pixels, labels, targets=None):
+    return Goal(labels, targets).reached(network.logits(pixels))
+
+
+def prepared(count=24, seed=0):
+    network = wrapped(trained())
+    pixels, labels = pictures(count, seed)
+    targets = draw_targets(labels, CLASSES, torch.arange(count))
+    return network, pixels, labels, targets
+
+
+def pair(a, b):
+    return torch.tensor([a, b]).reshape(1, 1, 1, 2)

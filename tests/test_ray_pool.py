@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from test_workers import PLAYERS, ToySpec, assert_same, wave
+from worker_cases import PLAYERS, ToySpec, assert_same, wave
 
 from modeledit.errors import DataError, ModelEditError
 from modeledit.shapley.ray_pool import _reach
