@@ -48,10 +48,10 @@ def test_whose_answers_are_kept_by_hand():
     assert kept(torch.tensor([0.5, 0.5]), ["forgotten"] * 2).tolist() == [0, 0]
 
 
-def test_the_price_of_changed_answers_falls_to_an_eighth():
+def test_the_price_of_changed_answers_falls_to_a_sixteenth():
     assert relaxed(40, -9, 300) == relaxed(40, 0, 300) == 40
-    assert relaxed(40, 100, 300) == pytest.approx(20)
-    assert relaxed(40, 300, 300) == pytest.approx(5)
+    assert relaxed(40, 150, 300) == pytest.approx(10)
+    assert relaxed(40, 300, 300) == pytest.approx(2.5)
 
 
 def test_the_search_is_shown_forty_states_and_the_last():
