@@ -133,6 +133,19 @@ def test_a_wrong_prior_is_given_up():
     assert relative(found, wanted) < 1.2 * relative(plain, wanted) + 0.01
 
 
+@pytest.mark.parametrize("better", [0, 1])
+def test_of_several_priors_the_better_is_believed(better):
+    played, wanted = Curved(), reference(Curved())
+    good = np.stack([wanted, Curved.worth], axis=1)
+    both = np.stack([np.random.default_rng(1).normal(size=(20, 2))] * 2, axis=2)
+    both[:, :, better] = good
+    found = spent(LeverageCentred(prior=both), played, 200).values
+    alone = spent(LeverageCentred(prior=good), played, 200).values
+    plain = spent(LeverageCentred(), played, 200).values
+    np.testing.assert_allclose(found, alone)
+    assert relative(found[:, 0], wanted) < relative(plain[:, 0], wanted)
+
+
 def test_fewer_evaluations_than_players():
     played = planted(players=120, strong=6)
     guess = played.exact[:, None] + np.random.default_rng(2).normal(scale=0.01, size=(120, 1))
@@ -271,6 +284,8 @@ def test_bad_input():
         ({"wave": 0}, "wave=0"),
         ({"delta": 0}, "delta=0"),
         ({"prior": np.zeros((3, 1))}, r"shape \(3, 1\)"),
+        ({"prior": np.zeros((5, 2, 2))}, r"shape \(5, 2, 2\)"),
+        ({"prior": np.zeros((5, 1, 0))}, r"shape \(5, 1, 0\)"),
         ({"prior": np.full((5, 1), np.nan)}, "NaN"),
     ):
         with pytest.raises(ModelEditError, match=message):

@@ -7,9 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from modeledit.checkpoint import identity
 from modeledit.errors import ModelEditError
 from modeledit.games import RANGES, FilterGame, GameSpec, Metric
+from modeledit.gate_orders import gate_orders
 from modeledit.gate_path import gate_ig
 from modeledit.scorers import Found, Job, Scorer
 from modeledit.scorers._games import EVERY, Table, Value, found, lay, oriented
@@ -37,7 +40,8 @@ KINDS: Mapping[Name, type[Estimator]] = {
     "leverage-centred": LeverageCentred,
 }
 ENOUGH = 2000  # evaluations, where the estimator has no end of its own
-STEPS = 4  # of the prior's path
+STEPS = 4  # of a prior's straight path
+HALVES = 10  # of a prior's random orders
 THEIRS = (
     "delta",
     "k",
@@ -65,7 +69,7 @@ class NeuronShapley(Scorer):
     k, delta, tolerance, relative, truncation, patience, published, union, wave: the estimator's,
     see modeledit.shapley; None is its own default, and one that it has not is refused.
     spread: length of the interval that holds every marginal; None is 2 for accuracy, probability.
-    prior: gate-path values, for estimators that can use them.
+    prior: gate-path values by both paths, for estimators that can use them.
     metric: accuracy (recall of a class, success of an attack), loss (its negative, so that larger
     = better), probability or margin; auto is margin for a class, accuracy for any other target.
     images: most that V is read from. layers: comma-separated shell patterns, "" for all; units of
@@ -126,7 +130,7 @@ class NeuronShapley(Scorer):
         images = min(self.images, shown)
         played = (self.evaluations or ENOUGH) * images
         yardstick = ranked_passes(shown, others, sampled=True) if self.selective else 0
-        surrogate = 3 * STEPS * images if self._takes_prior else 0
+        surrogate = 3 * (STEPS + HALVES) * images if self._takes_prior else 0
         return min(self.calibration, shown + others) + played + surrogate + yardstick
 
     def run(self, job: Job) -> Found:
@@ -227,23 +231,16 @@ class NeuronShapley(Scorer):
         return made
 
     def _prior(self, job: Job, table: Table, units: Sequence[Unit]) -> Floats | None:
-        """(n, 1) of a smooth metric, for estimators that use one."""
+        """(n, 1, 2) of a smooth metric, for estimators that use one: the straight path is good
+        where the metric changes all along it, the orders where the network breaks down early."""
         if not self._takes_prior or table.reading.over == "worst":
             return None
         smooth = table.reading
         if smooth.metric == "accuracy":
             smooth = replace(smooth, metric="probability")
-        values = gate_ig(
-            job.model,
-            job.anatomy,
-            table.layers,
-            table.means,
-            table.batches,
-            smooth.parts,
-            job.runtime,
-            STEPS,
-        )
-        return values[table.places(units)]
+        given = (job.model, job.anatomy, table.layers, table.means, table.batches, smooth.parts)
+        paths = gate_ig(*given, job.runtime, STEPS), gate_orders(*given, job.runtime, HALVES)
+        return np.stack(paths, axis=2)[table.places(units)]
 
     def _identity(self, job: Job, table: Table) -> dict[str, Any]:
         """What a file to resume from must have been made with, besides the estimator's options."""

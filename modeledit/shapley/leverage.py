@@ -34,7 +34,8 @@ class LeverageCentred(Estimator):
 
     wave: rounds of 16 evaluations that are planned together, at least; waves grow with the run.
     delta: of the half widths, per player, approximate (see `regress`).
-    prior: (n, m) a guess of the values, as from `gate_ig`; None is equal shares.
+    prior: (n, m) a guess of the values, as from `gate_ig`, or (n, m, p) several, of which the pairs
+    left out choose; None is equal shares.
     """
 
     wave: int = 8
@@ -45,10 +46,12 @@ class LeverageCentred(Estimator):
         """See the base."""
         whole("wave", self.wave, 1)
         share("delta", self.delta)
-        if self.prior is not None and self.prior.shape != (players, games):
+        if self.prior is not None and (
+            self.prior.shape[:2] != (players, games) or self.prior.ndim > 3 or not self.prior.size
+        ):
             raise ModelEditError(
                 f"a prior of shape {self.prior.shape} does not fit {players:,} units and {games} "
-                f"games: give ({players}, {games})"
+                f"games: give ({players}, {games}), or several along a third axis"
             )
         if self.prior is not None and not np.isfinite(self.prior).all():
             raise ModelEditError("the prior holds NaN or infinity: give finite values, or none")
@@ -113,7 +116,9 @@ class LeverageCentred(Estimator):
             if state.players == 1 or complete:
                 values[:, game] = enumerated(sample)
             else:
-                prior = None if self.prior is None else self.prior[:, game]
+                prior = self.prior
+                if prior is not None:
+                    prior = prior[:, game].reshape(state.players, -1)
                 values[:, game], error[:, game] = regress(sample, prior)
         width = float(ndtri(1 - self.delta / 2)) * error
         return Estimate(values, width, state.evaluations, np.full(state.players, complete))

@@ -77,22 +77,22 @@ class Fit:
 def regress(sample: Sample, prior: Floats | None) -> tuple[Floats, Floats]:
     """(n,) values that add up to V(all) - V(none), and (n,) approximate standard errors.
 
-    prior: (n,) a guess of the values. The ridge pulls towards it, as far as the pairs left out
-    confirm it; without it towards equal shares.
+    prior: (n, p) guesses of the values. The ridge pulls towards that one which the pairs left out
+    confirm best, and as far as they do; without any towards equal shares.
 
     The errors are those of a jackknife over pairs at the chosen ridge, plus the shrinkage that the
     ridge's own prior variance leaves to be expected. Infinite below 6
     evaluations.
     """
     n, count = sample.players, int(sample.known.sum())
-    guess = np.zeros(n) if prior is None else prior - prior.mean()
+    guesses = np.zeros((n, 1)) if prior is None else prior - prior.mean(0)
     if count < 6:
-        return guess + sample.share, np.full(n, np.inf)
-    problem, noise = _Problem.of(sample, guess, np.zeros(len(sample.rows))), np.ones(n + 1)
+        return guesses.mean(1) + sample.share, np.full(n, np.inf)
+    problem, noise = _Problem.of(sample, guesses, np.zeros(len(sample.rows))), np.ones(n + 1)
     for _ in range(PASSES):
         fit = problem.fit(noise, 1, 1.0)
         noise = problem.noise(fit.left_out)
-        problem = _Problem.of(sample, guess, problem.rest - fit.left_out)
+        problem = _Problem.of(sample, guesses, problem.rest - fit.left_out)
     flat = replace(problem, rises=np.ones(n + 1))
     fits = [flat.fit(np.ones(n + 1), 1, 1.0), problem.fit(noise, 1, 1.0)]
     terms = min(n - 1, 1 + math.isqrt(count // (4 * n)))
@@ -137,14 +137,15 @@ class _Problem:
     guesses: Floats
 
     @classmethod
-    def of(cls, sample: Sample, guess: Floats, explained: Floats) -> _Problem:
+    def of(cls, sample: Sample, guesses: Floats, explained: Floats) -> _Problem:
         """explained: (E,) what the members say of each value, fitted without it."""
         mean = size_mean(sample, explained)
         rest = np.where(sample.known, sample.values - mean[sample.sizes], 0.0)
         rises = np.abs(np.gradient(mean))
         rises = rises + FLOOR * rises.mean() if rises.any() else np.ones_like(rises)
-        scales = SCALES if guess.any() else (0.0,)
-        return cls(sample, rest, rises / rises[1:-1].mean(), np.outer(guess, scales))
+        scales = SCALES if guesses.any() else (0.0,)
+        scaled = np.concatenate([scale * guesses for scale in scales], axis=1)
+        return cls(sample, rest, rises / rises[1:-1].mean(), scaled)
 
     def noise(self, left_out: Floats) -> Floats:
         """(n + 1,) mean square of these errors by size, smoothed, mean 1."""
