@@ -10,7 +10,8 @@ top: the same k and delta. The tolerance is a share of (V(all) - V(none)) / n, a
 that games of any size can be told apart. A run fails if a chosen filter lies below the reference's
 threshold by more than the tolerance, or one left out above it. Seconds: evaluations times what one
 costs, measured here: by full forwards for the bandit, by the engine along racing's first rounds.
-error: relative L2 error at --budgets evaluations, beside shapiq's. gate: rank correlation and error
+error: relative L2 error at --budgets evaluations, beside shapiq's; with priors: gate-ig's values by
+both paths, as neuron-shapley has them, or one. gate: rank correlation and error
 of gate-ig, in forward-equivalents; an accuracy is replaced by the probability there.
 
 The reference is a long run of antithetic permutations, where evaluations are cheap the mean of one
@@ -65,6 +66,8 @@ OURS: dict[str, Callable[[], Estimator]] = {
     "cmcs": Cmcs,
     "leverage-centred": LeverageCentred,
 }
+PRIORS = {"priors": ("straight", "orders"), "straight prior": ("straight",)}
+STEPS = {"straight": 4, "orders": 10}
 Rows = Iterator[tuple[tuple[Any, ...], Callable[[], dict[str, Any]]]]
 
 
@@ -115,6 +118,16 @@ class Field:
         seconds["racing"] = (time.perf_counter() - start) / count
         return seconds
 
+    def gates(self, path: str, steps: int, seed: int) -> tuple[Floats, float]:
+        """(n, 1) values of gate-ig, and the forward-equivalents per image."""
+        spec, runtime = self.spec, Runtime(seed=seed)
+        parts = replace(spec.readings[0], metric="probability").parts
+        integrate = gate_orders if path == "orders" else gate_ig
+        given = (spec.model, spec.anatomy, spec.layers, spec.means, spec.batches, parts, runtime)
+        with evaluating(spec.model):
+            found = integrate(*given, steps)
+        return found, runtime.meter.images / sum(len(batch.labels) for batch in spec.batches)
+
     def racing(self, share: float) -> Racing:
         tolerance = share * self.reference[0].mean()
         return Racing(k=self.options.k, delta=self.options.delta, tolerance=tolerance)
@@ -156,8 +169,13 @@ def error(field: Field) -> Rows:
     """Section error."""
 
     def one(method: str, budget: int, seed: int) -> dict[str, Any]:
-        if method in OURS:
-            values = run(field.game, OURS[method](), seed=seed, budget=Budget(budget)).values[:, 0]
+        kind, _, given = method.partition(", ")
+        if kind in OURS:
+            made = OURS[kind]()
+            if given:
+                paths = [field.gates(path, STEPS[path], seed)[0] for path in PRIORS[given]]
+                made = LeverageCentred(prior=np.stack(paths, axis=2))
+            values = run(field.game, made, seed=seed, budget=Budget(budget)).values[:, 0]
         else:
             import shapiq.approximator
 
@@ -175,14 +193,8 @@ def gate(field: Field) -> Rows:
     """Section gate."""
 
     def one(path: str, steps: int, seed: int) -> dict[str, Any]:
-        spec, runtime = field.spec, Runtime(seed=seed)
-        parts = replace(spec.readings[0], metric="probability").parts
-        integrate = gate_orders if path == "orders" else gate_ig
-        given = (spec.model, spec.anatomy, spec.layers, spec.means, spec.batches, parts, runtime)
-        with evaluating(spec.model):
-            found = integrate(*given, steps)[:, 0]
-        wanted = field.reference[0]
-        passes = runtime.meter.images / sum(len(batch.labels) for batch in spec.batches)
+        values, passes = field.gates(path, steps, seed)
+        found, wanted = values[:, 0], field.reference[0]
         rank = float(spearmanr(found, wanted).statistic)
         return {"spearman": rank, "error": relative(found, wanted), "passes": passes}
 
