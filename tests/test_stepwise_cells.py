@@ -161,11 +161,11 @@ def test_the_anchor_keeps_the_answers_of_the_others(name):
     pixels = torch.stack([image for image, _ in images(24)])
     before = net(name).eval()(pixels).softmax(1)
     moved = []
-    for anchor in (0.01, 1000.0):
+    for anchor in (0.01, 1e5):
         scores = score(net(name), rounds=20, step=0.05, width=0.3, anchor=anchor)
         plan = Zero()(scores, scores.header["steps"][-1])
         moved.append((apply(net(name), plan).eval()(pixels).softmax(1) - before).abs().mean())
-    assert moved[1] < 0.6 * moved[0]
+    assert moved[1] < 0.4 * moved[0]
 
 
 @pytest.mark.parametrize("target", [WORST, MEAN, ForgetClass((1,))], ids=str)
