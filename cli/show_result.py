@@ -123,7 +123,7 @@ def frontier(trials: Sequence[Trial]) -> Table:
     for trial in trials:
         mark = "<- chosen" if trial.chosen else "" if trial.feasible else "over budget"
         if trial.images < most:
-            mark = f"{mark}, by {trial.images:,} images"
+            mark = f"lost after {trial.images:,}"  # images
         cells = _cells(trial)
         made.add_row(f"{trial.strength:g}", f"{trial.changed_weights:,}", *cells, mark)
     return made

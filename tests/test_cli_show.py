@@ -15,7 +15,7 @@ from cli_cases import measured, sample
 from modeledit.cli.progress import Bars, progress
 from modeledit.cli.show import clean, draw, percent, points, short
 from modeledit.cli.show_measurement import evaluation
-from modeledit.cli.show_result import cost, harmed, outcome
+from modeledit.cli.show_result import cost, frontier, harmed, outcome
 
 from modeledit.report import StageCost
 from modeledit.runtime import Silent
@@ -104,3 +104,16 @@ def test_scores_made_before_cost_passes_but_no_seconds() -> None:
     assert "score 1,234 passes, made before; search" in cost(
         dataclasses.replace(report, cost=spent)
     )
+
+
+def test_a_trial_that_was_given_up_says_after_how_many_images(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = sample(passed=True).search[0]
+    given_up = dataclasses.replace(
+        whole, strength=12345678, images=64, retain_drop=0.5, feasible=False, chosen=False
+    )
+    lines = drawn([frontier([whole, given_up])], capsys)
+    assert max(map(len, lines)) <= 80
+    assert sum("lost after" in line for line in lines) == 1
+    assert lines[-1].endswith("lost after 64")
