@@ -256,3 +256,10 @@ def test_contrast_needs_signed_contributions():
             contrasted(attack, other, AttackSuccess(), Accuracy())
     with pytest.raises(ModelEditError, match="nothing to keep"):
         check(create("scorers", "gate-ig"), Accuracy(), AttackSuccess())
+
+
+def test_of_groups_of_equal_recall_the_largest_is_the_worst():
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    answers = Predictions(labels, 1 - labels, *(np.zeros(6, np.float32),) * 2, np.arange(6))
+    found = repairing().value(Seen(answers, np.array(["a", "a", "b", "b", "b", "b"])))
+    assert found[1] == "b"

@@ -10,7 +10,7 @@ import numpy as np
 from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.fairness import measure
 from modeledit.eval.gates import improved
-from modeledit.eval.rates import coded, counted, metrics_of, rates_of
+from modeledit.eval.rates import coded, counted, metrics_of, worst
 from modeledit.objectives import NO_EFFECT, Objective, Seen, beside, group_drops
 from modeledit.report import Changes, GateResult, GroupTrial, Measurement, Trial
 from modeledit.runtime import Runtime
@@ -102,13 +102,12 @@ class Repairing(Objective):
         answers = seen.answers
         names, codes = coded(seen.groups, answers.labels, answers.predicted)
         counts = counted(answers.labels, answers.predicted, codes, self.positive)
-        worst = int(rates_of(counts)["recall"].argmin())
-        return float(metrics_of(counts)[KEYS[self.metric]]), names[worst]
+        return float(metrics_of(counts)[KEYS[self.metric]]), names[worst(counts)]
 
     def trial(
         self, strength: Strength, changed: int, before: Seen, after: Seen, errors_kept: float
     ) -> Trial:
-        value, worst = self.value(after)
+        value, lowest = self.value(after)
         drop, error = self.lost(before.answers, after.answers)
         harmed = max(group_drops(before, after, self.target), key=lambda row: row[1])
         return GroupTrial(
@@ -117,7 +116,7 @@ class Repairing(Objective):
             images=len(after.answers),
             feasible=self.keeps(before, after, errors_kept),
             value=value,
-            worst_group=worst,
+            worst_group=lowest,
             accuracy=float(after.answers.correct.mean()),
             accuracy_drop=drop,
             accuracy_drop_se=error,
