@@ -1,6 +1,7 @@
 """The shapes of Neuron Shapley (Ghorbani & Zou 2020), on a network of one's own choice.
 
     python benchmarks/shapley_shapes.py demo
+    python benchmarks/shapley_shapes.py demo --filter-dropout 0.1
     python benchmarks/shapley_shapes.py cifar10 --data folder:cifar10.zip --checkpoint FILE
     python benchmarks/shapley_shapes.py timm:tf_efficientnet_lite0 --data folder:cifar10.zip \\
         --checkpoint FILE --agreement
@@ -8,7 +9,9 @@
 curve: accuracy on test images after the top filters of each ranking are pinned to their mean
 output. depth: mean position, 0 (first layer) to 1 (last), of the top filters, for all classes and
 for single ones. --agreement takes the intact network's own top class as the label, for networks
-whose classes the images do not have. Results go to RESULTS/shapley-shapes-NAME.json and .md.
+whose classes the images do not have. --filter-dropout P trains the demo's network anew by its own
+recipe with whole filters left out at random; 0 is the same training without. Results go to
+RESULTS/shapley-shapes-NAME.json and .md.
 """
 
 from __future__ import annotations
@@ -31,9 +34,11 @@ from unlearning import HERE, load
 
 import modeledit
 from modeledit.data import Batch
+from modeledit.demo.train import train
 from modeledit.games import GameSpec, by_class
 from modeledit.gate_path import gate_ig
 from modeledit.judging import Baseline
+from modeledit.models import LoadedModel
 from modeledit.plugins import create
 from modeledit.runtime import Runtime
 from modeledit.shapley import Floats
@@ -49,6 +54,10 @@ DRAWS = 5  # of random filters
 
 def opened(options: argparse.Namespace) -> Baseline:
     """A data set of the other benchmarks, or a network by its specification."""
+    if options.filter_dropout is not None:
+        data = load("demo", "", Path(), 0, None).data
+        network = train(options.epochs, options.seed, options.filter_dropout)
+        return Baseline(LoadedModel.of(network), data)
     if ":" not in options.network:
         return load(options.network, options.data, options.checkpoint, 0, None)
     loaded = modeledit.load_model(options.network, options.checkpoint)
@@ -145,6 +154,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "network": options.network,
         "filters": len(units),
         "evaluations": options.evaluations,
+        "filter_dropout": options.filter_dropout,
         "images": options.images,
         "tested": sum(len(batch.labels) for batch in tested),
         "labels": "the intact network's" if options.agreement else "the data's",
@@ -180,6 +190,8 @@ def main() -> None:
     parser.add_argument("--data", default="")
     parser.add_argument("--checkpoint", type=Path, default=Path())
     parser.add_argument("--agreement", action="store_true")
+    parser.add_argument("--filter-dropout", type=float, help="train the demo's network with it")
+    parser.add_argument("--epochs", type=int, default=40, help="of that training")
     parser.add_argument("--evaluations", type=int, default=4_000)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--tested", type=int, default=2_000)
@@ -192,10 +204,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.evaluations, options.images, options.tested = 40, 20, 40
-        options.counts, options.classes = [0, 30], [3]
+        options.counts, options.classes, options.epochs = [0, 30], [3], 1
+    if options.filter_dropout is not None and options.network != "demo":
+        parser.error("--filter-dropout trains the demo's network: give `demo`")
     torch.set_num_threads(options.threads)
     result = measured(options)
-    name = options.network.rpartition(":")[2] + "-quick" * options.quick
+    name = options.network.rpartition(":")[2]
+    if options.filter_dropout is not None:
+        name += f"-dropout-{options.filter_dropout:g}"
+    name += "-quick" * options.quick
     file = options.results / f"shapley-shapes-{name}.json"
     file.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     show(result, file.with_suffix(".md"))

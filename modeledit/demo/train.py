@@ -12,6 +12,7 @@ import argparse
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn import functional
 
@@ -20,10 +21,16 @@ from modeledit.eval.predictions import predict
 from modeledit.runtime import Runtime
 
 
-def train(epochs: int, seed: int) -> nn.Module:
-    """A network fitted on the training split alone, with small random shifts."""
+def train(epochs: int, seed: int, filter_dropout: float = 0.0) -> nn.Module:
+    """A network fitted on the training split alone, with small random shifts.
+
+    filter_dropout: 0..1, how often each filter behind a BatchNorm is left out of a training step.
+    """
     torch.manual_seed(seed)
     model: nn.Module = timm.create_model(ARCHITECTURE, num_classes=len(NAMES), in_chans=1)
+    for module in model.modules() if filter_dropout else ():
+        if isinstance(module, BatchNormAct2d):
+            module.drop = nn.Dropout2d(filter_dropout)
     runtime = Runtime(batch_size=64, seed=seed)
     split = digits(preprocessing()).train
     steps = epochs * -(-len(split) // runtime.batch_size)
