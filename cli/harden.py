@@ -33,7 +33,7 @@ def command(
     model are always reported beside them: an attacker who knows the edit comes back.
     """
     refuse_stray_positive(groups, "--groups")
-    ready = job.ready(groups=groups)
+    ready = job.ready("harden", groups=groups)
 
     from modeledit import repairs
     from modeledit.targets import AttackSuccess
@@ -44,7 +44,7 @@ def command(
         ready.network,
         ready.images,
         keep=ready.keep,
-        scorer=ready.scorer,
+        scorer=ready.scorers,
         editor=ready.editor,
         strength=job.editing.strength,
         max_drop=max_drop,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from modeledit.defaults import AUTO
 from modeledit.errors import ModelEditError
 
 from .options_edit import Editing, Scoring
@@ -188,7 +189,7 @@ def sampling(scoring: Scoring, runtime: Runtime, output: Path, *, force: bool) -
     from modeledit.shapley.running import Budget
 
     budget = Budget(*scoring.budget) if scoring.budget is not None else None
-    if not plugins.load("scorers", scoring.scorer).sampled:
+    if scoring.scorer == AUTO or not plugins.load("scorers", scoring.scorer).sampled:
         asked = {"--budget": budget, "--resume": scoring.resume, "--ray": scoring.ray}
         flag = next((flag for flag, value in asked.items() if value), None)
         if flag is not None:
@@ -218,6 +219,22 @@ def scorer(scoring: Scoring) -> Scorer:
     """The chosen scorer with its options."""
     made: Scorer = _create("scorers", scoring.scorer, scoring.options())
     return made
+
+
+def scorers(task: str, scoring: Scoring, editing: Editing) -> dict[str, Scorer]:
+    """{name: the chosen scorer}, or the candidates of the task for "auto"."""
+    from modeledit import candidates
+
+    if scoring.scorer != AUTO:
+        return {scoring.scorer: scorer(scoring)}
+    if scoring.options():
+        raise ModelEditError(
+            "--scorer auto brings its own options: name one, such as --scorer stepwise-peps, with "
+            "--scorer-arg and --granularity"
+        )
+    found = candidates.named(AUTO, task)
+    candidates.check(found, editing.strength)
+    return found
 
 
 def editor(editing: Editing) -> Editor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,11 +45,17 @@ class Ready:
 
     network: LoadedModel
     images: Data
-    scorer: Scorer
+    scorers: Mapping[str, Scorer]
     editor: Editor
     keep: Target | None
     aspects: Aspects
     runtime: Runtime
+
+    @property
+    def scorer(self) -> Scorer:
+        """The one there is, for jobs that take no more."""
+        (scorer,) = self.scorers.values()
+        return scorer
 
 
 @dataclass(frozen=True)
@@ -74,16 +80,20 @@ class Job:
         """Where everything goes."""
         return Destination(self.saving, self.printing, self.save_scores, self.force)
 
-    def ready(self, *, groups: bool, attack: str | None = None) -> Ready:
+    def ready(self, task: str, *, groups: bool, attack: str | None = None) -> Ready:
         """Refuse what cannot work, the cheap checks first, and load the rest.
 
-        groups: whether they are compared. attack: the one that is tried without being named.
+        task: the job's name. groups: whether they are compared. attack: the one that is tried
+        without being named.
         """
         inputs.check(self.model, self.data)
         tried = self.attacking.chosen(attack)
         if not self.saving.dry_run:
             self.to.check(inputs.paths(self.model, self.data))
-        scorer, editor = inputs.scorer(self.scoring), inputs.editor(self.editing)
+        scorers, editor = (
+            inputs.scorers(task, self.scoring, self.editing),
+            inputs.editor(self.editing),
+        )
         runtime = inputs.runtime(self.run, as_json=self.printing.as_json)
         if not self.saving.dry_run:
             beside = self.save_scores or self.saving.output
@@ -92,7 +102,7 @@ class Job:
         keep = inputs.target(self.keep, images)
         positive = self.positive if groups else None
         aspects = inputs.aspects(images, tried, self.attacking, positive)
-        return Ready(network, images, scorer, editor, keep, aspects, runtime)
+        return Ready(network, images, scorers, editor, keep, aspects, runtime)
 
     def estimate(self, ready: Ready, target: Target, layers: Layers | None = None) -> int:
         """--dry-run: what it would take, but for what its attacks do."""
@@ -102,7 +112,7 @@ class Job:
             ready.network,
             ready.images,
             target,
-            ready.scorer,
+            ready.scorers.values(),
             self.editing.strength,
             ready.runtime,
             ready.editor,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from modeledit.defaults import EDITOR, SCORER
+from modeledit.defaults import AUTO, EDITOR, SCORER
 
 from .command import option
 from .options import Decorator, Pairs, bundle, choice
@@ -74,19 +74,21 @@ layers_option = option(
 
 
 def scoring_with(name: str) -> Decorator:
-    """The options of scoring; `name` is the scorer without --scorer."""
+    """The options of scoring; `name` is the scorer without --scorer, "auto" for several."""
+    several = [AUTO] if name == AUTO else []
+    help_text = "See `modeledit list scorers`."
     return bundle(
         "scoring",
         Scoring,
         [
             option(
                 "--scorer",
-                type=Plugin("scorers"),
+                type=Plugin("scorers", *several),
                 metavar="NAME",
                 default=name,
                 show_default=True,
                 group="Scoring",
-                help="See `modeledit list scorers`.",
+                help=f"auto: the best of two. {help_text}" if several else help_text,
             ),
             option(
                 "--scorer-arg",

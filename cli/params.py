@@ -146,16 +146,20 @@ class Names(_Type):
 
 
 class Plugin(_Type):
-    """The name of a scorer, editor or attack; the folders are read, nothing is imported."""
+    """The name of a scorer, editor or attack; the folders are read, nothing is imported.
 
-    def __init__(self, kind: Kind) -> None:
+    others: words that are allowed as well.
+    """
+
+    def __init__(self, kind: Kind, *others: str) -> None:
         self.kind = kind
         self.name = kind[:-1]
+        self.others = others
 
     def known(self) -> list[str]:
         from modeledit import plugins
 
-        return plugins.names(self.kind)
+        return [*self.others, *plugins.names(self.kind)]
 
     def convert(self, value: Any, param: Parameter, ctx: Context) -> str:
         known = self.known()

@@ -48,7 +48,7 @@ def command(job: Job, metric: Any, over: str, max_drop: float, max_group_drop: f
     Edits what holds the worst group back, as far as no other group and no accuracy is lost. The
     strength is searched on the validation split, the gates are decided once, on the test split.
     """
-    ready = job.ready(groups=True)
+    ready = job.ready("repair", groups=True)
 
     from modeledit import repairs
     from modeledit.targets import GroupRecall

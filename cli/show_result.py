@@ -11,6 +11,7 @@ from rich.text import Text
 
 from modeledit.report import (
     AttackTrial,
+    Candidate,
     ClassMetrics,
     ForgetTrial,
     GateResult,
@@ -42,6 +43,8 @@ def outcome(report: Report, *, verbose: bool) -> list[RenderableType]:
     if report.after.landings:
         parts += [landings(report.after.landings)]
     parts += ["", *plan(report, LAYERS if not verbose else len(report.edit.by_layer))]
+    if report.candidates:
+        parts += ["", candidates(report.candidates)]
     if verbose and report.search:
         parts += ["", frontier(report.search)]
     parts += ["", *map(gate, report.gates)]
@@ -126,6 +129,17 @@ def frontier(trials: Sequence[Trial]) -> Table:
             mark = f"lost after {trial.images:,}"  # images
         cells = _cells(trial)
         made.add_row(f"{trial.strength:g}", f"{trial.changed_weights:,}", *cells, mark)
+    return made
+
+
+def candidates(tried: Sequence[Candidate]) -> Table:
+    """What each scorer came to on the validation split, and what that took."""
+    made = table("tried on validation", "changed", *_columns(tried[0].best), "s", "")
+    for each in tried:
+        name, seconds = short(each.name, NAME), each.score.seconds + each.search.seconds
+        mark = "<- chosen" if each.chosen else "" if each.best.feasible else "over budget"
+        cells = (f"{each.best.changed_weights:,}", *_cells(each.best), f"{seconds:.0f}")
+        made.add_row(name, *cells, mark)
     return made
 
 

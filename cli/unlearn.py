@@ -44,7 +44,7 @@ def command(
         raise ModelEditError("no class was named: give --class with its number or name")
     groups = "groups" in measure
     refuse_stray_positive(groups, "--measure groups")
-    ready = job.ready(groups=groups, attack="pgd" if "attack" in measure else None)
+    ready = job.ready("unlearn", groups=groups, attack="pgd" if "attack" in measure else None)
 
     from modeledit import pipeline
     from modeledit.eval.gates import Limits

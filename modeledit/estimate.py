@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,15 +46,19 @@ def estimated(
     loaded: LoadedModel,
     data: Data,
     target: Target,
-    scorer: Scorer,
+    scorers: Collection[Scorer],
     strength: Strength | str,
     runtime: Runtime,
     editor: Editor | None = None,
     layers: Layers | None = None,
     keep: Target | None = None,
 ) -> Estimate:
-    """Run one batch forward and backward, and count the rest. keep: a behaviour scored as well."""
-    check(scorer, target, keep)
+    """Run one batch forward and backward, and count the rest.
+
+    scorers: all that are tried, each with its own search. keep: a behaviour scored as well.
+    """
+    for scorer in scorers:
+        check(scorer, target, keep)
     anatomy = survey(loaded.module, data.train.example())
     trials = search.most_trials() if strength == "auto" else 0
     units = sum(layer.units for layer in anatomy.layers.values())
@@ -63,10 +67,12 @@ def estimated(
     passes = {
         "score": most_passes(layers, *known)
         + sum(
-            scorer.passes(*each) + units * scorer.passes_per_unit(each[0]) for each in behaviours
+            scorer.passes(*each) + units * scorer.passes_per_unit(each[0])
+            for scorer in scorers
+            for each in behaviours
         ),
-        "search": (trials + 1) * len(data.validation) if trials else 0,
-        "edit": (trials + 1) * editor.passes() if editor is not None else 0,
+        "search": len(scorers) * (trials + 1) * len(data.validation) if trials else 0,
+        "edit": len(scorers) * (trials + 1) * editor.passes() if editor is not None else 0,
         "evaluate": 2 * len(data.test),
     }
     parameters = dict(loaded.module.named_parameters())

@@ -28,7 +28,7 @@ from modeledit.models import LoadedModel
 from modeledit.objectives import Objective
 from modeledit.objectives.forgetting import Forgetting
 from modeledit.remarks import remarks
-from modeledit.report import Measurement, Report
+from modeledit.report import Measurement, Report, Trial
 from modeledit.result import Result
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
@@ -215,15 +215,41 @@ def carried_out(
     clock: Clock,
 ) -> Result:
     """From scores to a judged network: plan, search unless the strength is given, measure."""
+    plan, trials = worked_out(baseline, scores, objective, editor, strength, clock)
+    return finished(task, baseline, scores, objective, editor, plan, trials, clock)
+
+
+def worked_out(
+    baseline: Baseline,
+    scores: Scores,
+    objective: Objective,
+    editor: Editor,
+    strength: Strength | Auto,
+    clock: Clock,
+) -> tuple[EditPlan, tuple[Trial, ...]]:
+    """The plan at the given strength, or at the one that the search chooses, with its trials."""
     loaded = baseline.loaded
     with clock.stage("edit") as metered:
         planner = editor.prepare(scores, loaded.module, baseline.data.train, metered)
     if strength == "auto":
         with clock.stage("search") as metered:
-            plan, trials = search.find(planner, scores, baseline, objective, metered)
-    else:
-        with clock.stage("edit"):
-            plan, trials = planner(strength), ()
+            return search.find(planner, scores, baseline, objective, metered)
+    with clock.stage("edit"):
+        return planner(strength), ()
+
+
+def finished(
+    task: str,
+    baseline: Baseline,
+    scores: Scores,
+    objective: Objective,
+    editor: Editor,
+    plan: EditPlan,
+    trials: tuple[Trial, ...],
+    clock: Clock,
+) -> Result:
+    """From a plan to a judged network."""
+    loaded = baseline.loaded
     base = loaded.base_state()
     plan = settled(rename(plan, loaded.module, base), base)
     described = describe_edit(plan, scores, editor, loaded.module)

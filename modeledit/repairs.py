@@ -6,9 +6,12 @@ Like `pipeline.unlearn`: score on train, search on validation, judge the written
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from modeledit import candidates
 from modeledit.attacks import Attack
 from modeledit.attacks.pgd import Pgd
+from modeledit.candidates import Attempt, Scorers
 from modeledit.contrast import check, contrasted
 from modeledit.cost import Clock
 from modeledit.defaults import EDITOR, EPS, SCORER, STEPS
@@ -26,8 +29,8 @@ from modeledit.pipeline import (
     as_data,
     as_editor,
     as_loaded,
-    as_scorer,
-    carried_out,
+    finished,
+    worked_out,
 )
 from modeledit.result import Result
 from modeledit.runtime import Runtime
@@ -79,7 +82,7 @@ def harden(
     attack: Attack | None = None,
     *,
     keep: Target | None = None,
-    scorer: Scorer | str = SCORER["harden"],
+    scorer: Scorers = SCORER["harden"],
     editor: Editor | str = EDITOR["harden"],
     strength: Strength | Auto = "auto",
     max_drop: float = 0.005,
@@ -98,6 +101,11 @@ def harden(
     without that lower than before; of images made anew on the edited network at most
     max_adaptive_success, if given. keep: a behaviour that scores of units weigh against the attack.
     aspects: how many images, another network to take images from, groups to measure as well.
+
+    scorer: one, or several by name. Of several, each is scored and searched in turn, until one
+    leaves nothing to wish for, and the one with the best trial on the validation split is taken;
+    the report's `candidates` has them all. "auto": `defaults.CANDIDATES`. on_scores: as in
+    `unlearn`, of the first one, and again of a later one that does better.
     """
     baseline = baseline or Baseline(as_loaded(model), as_data(data))
     extra = aspects or Aspects()
@@ -117,21 +125,37 @@ def _run(
     baseline: Baseline,
     objective: Objective,
     keep: Target | None,
-    scorer: Scorer | str,
+    scorer: Scorers,
     editor: Editor | str,
     strength: Strength | Auto,
     runtime: Runtime | None,
     on_scores: OnScores | None,
 ) -> Result:
-    scorer, editor = as_scorer(scorer), as_editor(editor)
-    editor.check(scorer.granularity)
+    scorers, editor = candidates.named(scorer, task), as_editor(editor)
+    candidates.check(scorers, strength)
+    for each in scorers.values():
+        editor.check(each.granularity)
     objective.check(baseline.data)
     clock = Clock(runtime or Runtime())
-    with clock.stage("score") as metered:
-        scores = scored(baseline, objective, scorer, metered, keep)
-    if on_scores is not None:
-        on_scores(scores)
-    return carried_out(task, baseline, scores, objective, editor, strength, clock)
+    tried: list[Attempt] = []
+    for name, each in scorers.items():
+        start = clock.cost()
+        with clock.stage("score") as metered:
+            scores = scored(baseline, objective, each, metered, keep)
+        if on_scores is not None and not tried:
+            on_scores(scores)  # whatever happens next
+        plan, trials = worked_out(baseline, scores, objective, editor, strength, clock)
+        tried.append(Attempt(name, scores, plan, trials, **candidates.spent(start, clock)))
+        if any(objective.content(trial) for trial in trials if trial.chosen):
+            break
+    best = candidates.winner(tried, objective)
+    if on_scores is not None and best is not tried[0]:
+        on_scores(best.scores)
+    found = finished(task, baseline, best.scores, objective, editor, best.plan, best.trials, clock)
+    told = tuple(candidates.recorded(tried, best))
+    spared = candidates.spared(scorers, tried)
+    report = replace(found.report, candidates=told, notes=found.report.notes + spared)
+    return replace(found, report=report)
 
 
 def scored(

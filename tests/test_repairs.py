@@ -172,7 +172,8 @@ def run(args, folder, monkeypatch, capsys):
     return code, *capsys.readouterr()
 
 
-SMALL = ["--scorer-arg", "rounds=3", "--queries", "0", "--attack-images", "30"]
+SMALL = ["--scorer", "stepwise-peps", "--scorer-arg", "rounds=3", "--queries", "0"]
+SMALL += ["--attack-images", "30"]
 HARDEN = ["harden", "--demo", "--limit", "60", "--eps", "32/255", "--steps", "2", *SMALL]
 
 

@@ -124,6 +124,11 @@ class Objective(ABC):
     def preference(self, trial: Trial) -> tuple[float, ...]:
         """Of the feasible trials the one of the smallest is chosen."""
 
+    def content(self, trial: Trial) -> bool:
+        """Whether a trial leaves nothing to wish for, so that no other scorer has to be tried."""
+        del trial
+        return False
+
     def gates(
         self, before: Measurement, after: Measurement, changes: Changes | None
     ) -> tuple[GateResult, ...]:

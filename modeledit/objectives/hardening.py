@@ -88,6 +88,11 @@ class Hardening(Objective):
         del success
         return True
 
+    def content(self, trial: Trial) -> bool:
+        """No replayed image succeeds, or no more than the limit allows."""
+        most = self.limits.max_attack_success or 0.0
+        return isinstance(trial, AttackTrial) and trial.feasible and trial.success <= most
+
     def preference(self, trial: Trial) -> tuple[float, ...]:
         if not isinstance(trial, AttackTrial):
             raise TypeError(f"a trial of another objective: {trial}")

@@ -19,6 +19,7 @@ from modeledit.report.trials import AttackTrial, ForgetTrial, GroupTrial, Trial
 __all__ = [
     "AttackMetrics",
     "AttackTrial",
+    "Candidate",
     "Changes",
     "ClassMetrics",
     "Cost",
@@ -173,6 +174,26 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A scorer that was tried beside others.
+
+    best: the strength that its search chose, on the validation split; its `chosen` and the one here
+    say whether the edit was made of it. score, search: its part of the run's cost; the first one's
+    includes what all share, such as making adversarial images. trials: every strength tried, where
+    it was not chosen; else they are the report's `search`.
+    """
+
+    name: str
+    scorer: str
+    scorer_options: Mapping[str, Any]
+    chosen: bool
+    best: Trial
+    score: StageCost
+    search: StageCost
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """The report of one task; blocks that were not measured are None or empty."""
 
@@ -188,6 +209,7 @@ class Report:
     after: Measurement | None = None
     changes: Changes | None = None
     search: tuple[Trial, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
     gates: tuple[GateResult, ...] = ()
     verdict: str | None = None
     explanation: str | None = None
