@@ -2,11 +2,15 @@
 
     python benchmarks/hardening.py demo
     python benchmarks/hardening.py cifar10 --data folder:cifar10.zip --checkpoint FILE
+    python benchmarks/hardening.py lite0 --data folder:cifar10.zip --checkpoint FILE
 
 Targeted PGD images are made once on the unedited network: of training images for scoring, of
 validation images to choose how much is edited (the lowest success at 3 and at 5 points of clean
 accuracy lost), of test images for the numbers. The attack made anew on each edited network
-stands beside them. Every finished method is appended to RESULTS/hardening-NAME.jsonl at once.
+stands beside them, with --transfer also images made on another network. Every finished method is
+appended to RESULTS/hardening-NAME.jsonl at once.
+lite0 is an ImageNet network on other pictures, whose truth is what it says of them itself; its
+table was made with --steps 10 --train 100 --images 100 and the METHODS that it names.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from typing import Any
 
 import torch
 from endings import doublings, read_rows
+from hardening_table import LOSSES, OURS, best, table
+from relabelled import lite0, squeezenet
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -30,7 +36,10 @@ import modeledit
 from modeledit.attacks import PixelModel
 from modeledit.attacks.pgd import Pgd
 from modeledit.data import Split
+from modeledit.defaults import CANDIDATES
 from modeledit.eval.attacks import AttackOutcome, craft, outcome
+from modeledit.judging import Baseline
+from modeledit.models import LoadedModel
 from modeledit.plugins import create
 from modeledit.runtime import Runtime
 from modeledit.surgery import apply
@@ -38,13 +47,9 @@ from modeledit.targets import Accuracy, AttackSuccess
 from modeledit.types import Scores
 
 RESULTS = Path(__file__).parent / "results"
-LOSSES = (0.03, 0.05)  # of clean accuracy, at which the frontier is read
-# Attacks act from the first layers on; small steps, since weights there serve everything.
-EARLY = {"share": 1.0, "step": 0.06, "kappa": 0.0, "lam": 20.0, "rounds": 30}
-FEW = {"retain_inputs": 2048, "fraction": 0.25}  # images a round, as each runs the whole network
-METHODS: Mapping[str, tuple[str, dict[str, Any], str]] = {  # scorer, options, editor
-    "modeledit (stepwise-peps)": ("stepwise-peps", {}, "zero"),
-    "modeledit (stepwise-peps, all layers)": ("stepwise-peps", EARLY | FEW, "zero"),
+LARGE = 16  # ImageNet-sized images at a time: more of them leave the processor's cache
+METHODS: Mapping[str, tuple[str, Mapping[str, Any], str]] = {  # scorer, options, editor
+    **{name: (*CANDIDATES["harden"][ours], "zero") for name, ours in OURS.items()},
     "gate-ig, filters": ("gate-ig", {"granularity": "filter"}, "mean-ablate"),
     "norm, filters": ("magnitude", {"granularity": "filter"}, "mean-ablate"),
     "random, filters": ("random", {"granularity": "filter"}, "mean-ablate"),
@@ -56,18 +61,21 @@ METHODS: Mapping[str, tuple[str, dict[str, Any], str]] = {  # scorer, options, e
 class Study:
     """The network and its adversarial images."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        baseline = load(options.dataset, options.data, options.checkpoint, options.seed, None)
+    def __init__(self, options: argparse.Namespace, baseline: Baseline) -> None:
         self.loaded, self.data = baseline.loaded, baseline.data
-        self.model_digest = baseline.digest
-        self.runtime = Runtime(batch_size=100, seed=options.seed)
-        self.attack = Pgd(eps=options.eps, steps=options.steps, targeted=True)
+        batch = LARGE if options.dataset == "lite0" else 100
+        self.runtime = Runtime(batch_size=batch, seed=options.seed)
+        self.attack = Pgd(options.eps, targeted=True, steps=options.steps, step=options.step_size)
         network = self.pixels(self.loaded.module)
         counts = (options.train, options.images, options.images)
         splits = (self.data.train, self.data.validation, self.data.test)
         some = [s.sample(min(n, len(s)), options.seed) for s, n in zip(splits, counts, strict=True)]
         train, self.validation, self.test = (
             craft(self.attack, network, split, self.runtime) for split in some
+        )
+        other = rival(options)
+        self.transferred = (
+            self.test.again(self.attack, pixels(other), self.runtime) if other is not None else None
         )
         rows = torch.from_numpy(outcome(network, train, self.runtime).succeeded)
         assert train.targets is not None
@@ -78,15 +86,14 @@ class Study:
         }
 
     def pixels(self, module: nn.Module) -> PixelModel:
-        at = self.loaded.preprocessing
-        return PixelModel(module, at.mean, at.std)
+        return pixels(self.loaded, module)
 
     def replayed(self, module: nn.Module, split: str) -> AttackOutcome:
         """Of the images that the unedited network classifies correctly when clean."""
         found = self.validation if split == "validation" else self.test
         return outcome(self.pixels(module), found, self.runtime, among=found.correct)
 
-    def scores(self, name: str, options: dict[str, Any]) -> Scores:
+    def scores(self, name: str, options: Mapping[str, Any]) -> Scores:
         scorer = create("scorers", name, options)
         if AttackSuccess in scorer.targets:
             retain = self.data.train if name == "stepwise-peps" else None
@@ -112,8 +119,7 @@ class Study:
                 break
         chosen = {}
         for loss in LOSSES:
-            fit = [t for t in frontier if t["drop"] <= loss]
-            count = min(fit, key=lambda t: t["success"])["count"] if fit else 0
+            count = best(frontier, loss)["count"]
             edited = (
                 apply(self.loaded.module, planner(count)).eval() if count else self.loaded.module
             )
@@ -130,9 +136,13 @@ class Study:
         replay = self.replayed(edited, "test")
         network = self.pixels(edited)
         again = outcome(network, self.test.again(self.attack, network, self.runtime), self.runtime)
-        return {"replay": replay.to_dict(), "adaptive": again.to_dict()}
+        found = {"replay": replay.to_dict(), "adaptive": again.to_dict()}
+        if self.transferred is None:
+            return found
+        shown = outcome(network, self.transferred, self.runtime, among=self.test.correct)
+        return {**found, "transfer": shown.to_dict()}
 
-    def _correlation(self, name: str, options: dict[str, Any], scores: Scores) -> float | None:
+    def _correlation(self, name: str, options: Mapping[str, Any], scores: Scores) -> float | None:
         """Spearman's between values for the attack and for accuracy, where a scorer gives both."""
         if name != "gate-ig":
             return None
@@ -142,67 +152,70 @@ class Study:
         return float(spearmanr(flat(scores.raw), flat(accuracy.raw)).statistic)
 
 
+def opened(options: argparse.Namespace) -> Baseline:
+    """The network and the images of a table."""
+    if options.dataset == "lite0":
+        return lite0(options.data, options.checkpoint, options.seed)
+    return load(options.dataset, options.data, options.checkpoint, options.seed, None)
+
+
+def rival(options: argparse.Namespace) -> LoadedModel | None:
+    """The network of --transfer: for lite0 a SqueezeNet, else other weights of the same one."""
+    if options.transfer is None:
+        return None
+    if options.dataset == "lite0":
+        return squeezenet(options.transfer)
+    return load(options.dataset, options.data, options.transfer, options.seed, None).loaded
+
+
+def pixels(loaded: LoadedModel, module: nn.Module | None = None) -> PixelModel:
+    """The network, or an edit of it, on pixels in 0..1."""
+    at = loaded.preprocessing
+    return PixelModel(loaded.module.eval() if module is None else module, at.mean, at.std)
+
+
 def flat(values: Mapping[str, Tensor]) -> list[float]:
     return torch.cat([t.flatten() for t in values.values()]).tolist()
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown."""
-    first = rows[0]
-    before = first["before"]
-    lines = [
-        f"Targeted PGD, eps {first['eps']:.4f}, {first['steps']} steps; {before['n']} test images, "
-        f"{before['attacked']} of them classified correctly when clean. Unedited: clean accuracy "
-        f"{before['clean_accuracy']:.3f}, success {before['success_rate']:.3f}. Success: share "
-        "taken for the attacker's target, of images made on the unedited network (replayed) or "
-        "on the edited one (adaptive: what an attacker who has the weights gets).",
-        "",
-        "| method | allowed loss | edited | clean accuracy | replayed, 95 % | true class back "
-        "| adaptive | s, scoring |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        for loss, one in row["chosen"].items():
-            replay, again = one["replay"], one["adaptive"]
-            low, high = replay["ci95"]["success_rate"]
-            lines.append(
-                f"| {row['method']} | {100 * float(loss):g} points | {one['count']:,} "
-                f"| {replay['clean_accuracy']:.3f} "
-                f"| {replay['success_rate']:.3f} ({low:.3f} to {high:.3f}) "
-                f"| {replay['restored_rate']:.3f} | {again['success_rate']:.3f} "
-                f"| {row['score_seconds']:.0f} |"
-            )
-    for row in rows:
-        if row["rank_correlation"] is not None:
-            lines += ["", f"{row['method']}: rank correlation of the values for the attack and for "
-                      f"accuracy {row['rank_correlation']:.2f}."]  # fmt: skip
-    return lines
+def size(text: str) -> float:
+    """A number or a fraction of two."""
+    number, _, whole = text.partition("/")
+    return float(number) / float(whole or 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("dataset", choices=("demo", "cifar10"))
+    parser.add_argument("dataset", choices=("demo", "cifar10", "lite0"))
     parser.add_argument("--data", default="")
     parser.add_argument("--checkpoint", type=Path, default=Path())
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--eps", type=float, help="in 0..1; default 8/255, for the demo 0.12")
+    parser.add_argument("--eps", type=size, help="such as 16/255; default 8/255, for the demo 0.12")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--step-size", type=size, help="such as .8/255; default 2.5 eps / steps")
+    parser.add_argument("--transfer", type=Path, help="weights of a network to take images from")
     parser.add_argument("--train", type=int, default=400, help="images to score on")
     parser.add_argument("--images", type=int, default=300, help="to choose on, and to report")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.transfer and options.dataset == "demo":
+        parser.error("the demo has no other weights: leave --transfer out")
     options.eps = options.eps or (0.12 if options.dataset == "demo" else 8 / 255)
     log = options.results / f"hardening-{options.dataset}.jsonl"
     rows = [json.loads(line) for line in read_rows(log)]
-    study = Study(options)
-    settings = {key: getattr(options, key) for key in ("eps", "steps", "train", "images", "seed")}
-    same = {**settings, "model": study.model_digest}
-    if any(row[key] != value for row in rows for key, value in same.items()):
+    baseline = opened(options)
+    keys = ("eps", "steps", "step_size", "train", "images", "seed")
+    settings = {key: getattr(options, key) for key in keys}
+    transfer = options.transfer and options.transfer.name
+    same = {**settings, "transfer": transfer, "model": baseline.digest}
+    if any(row.get(key) != value for row in rows for key, value in same.items()):
         raise SystemExit(f"{log} is of other settings: give this one other --results")
-    for method in options.methods:
-        if method in [row["method"] for row in rows]:
-            continue
+    done = [row["method"] for row in rows]
+    missing = [method for method in options.methods if method not in done]
+    study = Study(options, baseline) if missing else None
+    for method in missing:
+        assert study is not None
         rows.append(
             study.run(method)
             | same
