@@ -24,6 +24,7 @@ from modeledit.judging import Baseline
 from modeledit.objectives.hardening import Hardening
 from modeledit.plugins import create
 from modeledit.report import AttackTrial, StageCost
+from modeledit.report.card import model_card
 from modeledit.scorers import Scorer
 from modeledit.targets import AttackSuccess
 from modeledit.types import EditPlan, Scores
@@ -165,8 +166,10 @@ def test_the_better_one_is_edited_by_whichever_comes_first(contest):
     for stage in ("score", "search"):
         total = getattr(report.cost, stage).passes
         assert total == sum(getattr(c, stage).passes for c in report.candidates)
-    told = json.loads(report.to_json())["candidates"]
-    assert [c["chosen"] for c in told] == [c.chosen for c in report.candidates]
+    written = json.loads(report.to_json())
+    assert [c["chosen"] for c in written["candidates"]] == [c.chosen for c in report.candidates]
+    said = f"Best on the validation images of {', '.join(names)}: long. No training"
+    assert said in model_card(written)
 
 
 def test_the_choice_changes_nothing_about_the_edit(contest, plain, long):

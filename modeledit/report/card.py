@@ -53,10 +53,18 @@ def _summary(report: Json) -> str:
         f"Edited with modeledit for the target `{report['target']}`: "
         f"{edit['changed_weights']:,} weights{units}, {edit['changed_fraction']:.3%} of the "
         f"network, chosen by the scorer `{edit['scorer']}` and changed by the editor "
-        f"`{edit['editor']}` at strength {edit['strength']}. {_training(edit)} "
-        "Names, shapes and dtypes of the tensors are those of the original; the output layer "
+        f"`{edit['editor']}` at strength {edit['strength']}. {_candidates(report)}"
+        f"{_training(edit)} Names, shapes and dtypes of the tensors are those of the original; the output layer "
         "keeps its size."
     )
+
+
+def _candidates(report: Json) -> str:
+    """Which one was taken, where several were tried."""
+    tried = report.get("candidates", ())
+    taken = [each["name"] for each in tried if each["chosen"]]
+    names = ", ".join(text(each["name"]) for each in tried)
+    return f"Best on the validation images of {names}: {text(taken[0])}. " if taken else ""
 
 
 def _training(edit: Json) -> str:
