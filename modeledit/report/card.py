@@ -54,8 +54,8 @@ def _summary(report: Json) -> str:
         f"{edit['changed_weights']:,} weights{units}, {edit['changed_fraction']:.3%} of the "
         f"network, chosen by the scorer `{edit['scorer']}` and changed by the editor "
         f"`{edit['editor']}` at strength {edit['strength']}. {_candidates(report)}"
-        f"{_training(edit)} Names, shapes and dtypes of the tensors are those of the original; the output layer "
-        "keeps its size."
+        f"{_training(edit)} Names, shapes and dtypes of the tensors are those of the "
+        "original; the output layer keeps its size."
     )
 
 
