@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 LOSSES = (0.03, 0.05)  # of clean accuracy, at which the frontier is read
+ROUNDING = 1e-9  # 1 - 0.97 is a little more than 0.03
 DEFAULT = "modeledit (default)"  # the better of these on the validation images
 OURS = {"modeledit (stepwise-peps)": "last layers",
         "modeledit (stepwise-peps, all layers)": "all layers"}  # fmt: skip
@@ -12,7 +13,7 @@ OURS = {"modeledit (stepwise-peps)": "last layers",
 
 def best(frontier: list[dict[str, Any]], loss: float) -> dict[str, Any]:
     """The trial on validation with the least success within a loss; without any, nothing edited."""
-    fit = [trial for trial in frontier if trial["drop"] <= loss]
+    fit = [trial for trial in frontier if trial["drop"] <= loss + ROUNDING]
     return min(fit, key=lambda t: t["success"]) if fit else {"count": 0, "drop": 0, "success": 1}
 
 
@@ -22,7 +23,7 @@ def default(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(ours) < len(OURS):
         return []
     chosen = {}
-    for loss in map(str, LOSSES):
+    for loss in ours[0]["chosen"]:
         found = [best(row["frontier"], float(loss)) for row in ours]
         ranks = [(trial["success"], trial["drop"], trial["count"]) for trial in found]
         taken = ours[ranks.index(min(ranks))]
