@@ -136,6 +136,8 @@ def _run(
     for each in scorers.values():
         editor.check(each.granularity)
     objective.check(baseline.data)
+    for each in scorers.values():
+        check(each, objective.target, keep)
     clock = Clock(runtime or Runtime())
     tried: list[Attempt] = []
     for name, each in scorers.items():

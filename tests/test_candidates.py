@@ -26,7 +26,7 @@ from modeledit.plugins import create
 from modeledit.report import AttackTrial, StageCost
 from modeledit.report.card import model_card
 from modeledit.scorers import Scorer
-from modeledit.targets import AttackSuccess
+from modeledit.targets import Accuracy, AttackSuccess
 from modeledit.types import EditPlan, Scores
 
 ATTACK = Pgd(eps=32 / 255, steps=3, targeted=True)
@@ -187,6 +187,12 @@ def test_nothing_more_is_tried_once_the_wish_is_met(plain, short):
     assert any("no scores of b were tried" in note for note in result.report.notes)
     with pytest.raises(AssertionError):
         hardened(plain, scorers)
+
+
+def test_what_no_candidate_can_weigh_is_refused_before_any_is_scored(plain, short):
+    scorers = {"a": replace(Untouched(), granularity="filter"), "b": short}
+    with pytest.raises(ModelEditError, match="stepwise-peps gives no signed contributions"):
+        hardened(plain, scorers, keep=Accuracy())
 
 
 def test_a_given_strength_leaves_no_choice(plain, short):
