@@ -198,12 +198,13 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=400, help="images to score on")
     parser.add_argument("--images", type=int, default=300, help="to choose on, and to report")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", help="of the result files; default: the data set's")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.transfer and options.dataset == "demo":
         parser.error("the demo has no other weights: leave --transfer out")
     options.eps = options.eps or (0.12 if options.dataset == "demo" else 8 / 255)
-    log = options.results / f"hardening-{options.dataset}.jsonl"
+    log = options.results / f"hardening-{options.name or options.dataset}.jsonl"
     rows = [json.loads(line) for line in read_rows(log)]
     baseline = opened(options)
     keys = ("eps", "steps", "step_size", "train", "images", "seed")

@@ -42,10 +42,14 @@ def test_draws_are_unbiased():
 
 
 def test_whose_answers_are_kept_by_hand():
-    assert kept(torch.tensor([0.75, 0.25, 0.0]), ["levelled"] * 3).tolist() == [0.125, 0.375, 0.5]
-    some = kept(torch.tensor([1.0, 0.0, 0.0]), ["forgotten", "kept", "kept"])
+    same, third = torch.zeros(3), math.log(3) / 100  # a loss that grew by it counts three times
+    level = ["levelled"] * 3
+    assert kept(torch.tensor([0.75, 0.25, 0.0]), same, level).tolist() == [0.125, 0.375, 0.5]
+    hurt = kept(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([9.0, third, 0.0]), level)
+    assert hurt.tolist() == pytest.approx([0, 0.75, 0.25])
+    some = kept(torch.tensor([1.0, 0.0, 0.0]), same, ["forgotten", "kept", "kept"])
     assert some.tolist() == [0, 0.5, 0.5]
-    assert kept(torch.tensor([0.5, 0.5]), ["forgotten"] * 2).tolist() == [0, 0]
+    assert kept(torch.tensor([0.5, 0.5]), same[:2], ["forgotten"] * 2).tolist() == [0, 0]
 
 
 def test_the_price_of_changed_answers_falls_to_a_sixteenth():
@@ -90,7 +94,7 @@ def priced(model, target, width):
         return losses["1"].mean(), {c: x.mean() for c, x in losses.items()}
     cells = {g: [images(24)[i] for i in np.flatnonzero(split.groups == g)] for g in "abc"}
     losses = torch.stack([errors(model, rows, width).mean() for rows in cells.values()])
-    prices = torch.softmax(losses.detach() / 0.02, 0) if target == WORST else torch.ones(3) / 3
+    prices = torch.softmax(losses.detach() / 0.06, 0) if target == WORST else torch.ones(3) / 3
     return prices @ losses.to(prices), dict(zip(cells, losses, strict=True))
 
 

@@ -28,7 +28,8 @@ from modeledit.types import Granularity
 Kind = Literal["levelled", "forgotten", "kept"]
 BATCH = 16  # images of one cell that are drawn together
 LEARN, KEEP = 4, 12  # batches of a round: of the cells to change, of those to leave alone
-EVEN = 0.02  # a cell whose loss is so much below another's has 1/e of its price
+EVEN = 0.06  # a cell whose loss is so much below another's has 1/e of its price
+HURT = 0.01  # a cell whose loss has grown by so much more keeps its answers e times as dearly
 MEMORY = 0.95  # of the running means, from one round to the next
 RELAXED = 1 / 16  # of the price of changed answers is left in the last round
 SHOWN = 40  # states of the edit that the search is to try
@@ -42,14 +43,15 @@ class StepwiseCells(Scorer):
 
     Each image has the smooth error l = sigmoid(-margin / width), in 0..1, for classes to forget
     l = sigmoid(margin / width). L_c is its mean over cell c. The cells' prices p_c sum to 1: for
-    `group:worst` they are a softmax of L_c / 0.02, made anew in every round, else all cells of
+    `group:worst` they are a softmax of L_c / 0.06, made anew in every round, else all cells of
     `group`, and classes to forget, have the same. Zeroing weights is to lower
 
         J = sum_c p_c L_c + anchor * sum_c q_c mean_c (l - l0)^2,
 
-    l0 the unedited network's, q_c in proportion to 1 - p_c, and 0 for classes to forget. Both sums
-    are estimated in every round on a few images; g is the running mean of the gradient of J. Zeroed
-    are the `step` times square root of the number of scored weights with the largest positive
+    l0 the unedited network's, q_c in proportion to (1 - p_c) exp((L_c - L_c before) / 0.01), and 0
+    for classes to forget. Both sums are estimated in every round on a few images; g is the running
+    mean of the gradient of J. Zeroed are the `step` times square root of the number of scored
+    weights with the largest positive
 
         theta_i g_i / (d_i + mean of d),  d_i = |theta_i| sqrt(mean over rounds of (dJ/dtheta_i)^2).
 
@@ -64,8 +66,8 @@ class StepwiseCells(Scorer):
     targets: ClassVar[tuple[type[Target], ...]] = (GroupRecall, ForgetClass, Accuracy)
     share: float = 0.5
     inputs: int = 1024
-    rounds: int = 240
-    anchor: float = 40.0
+    rounds: int = 480
+    anchor: float = 20.0
     width: float = 2.0
     step: float = 0.016
     cache_mb: int = 1024
@@ -171,7 +173,8 @@ class _Play:
         """Follow J's gradient and the cells' losses with this round's images."""
         generator = self._runtime.generator(number + WARM)
         prices = self._prices()
-        others = kept(prices, [cell.kind for cell in self._cells])
+        grown = self._losses - torch.tensor([cell.start for cell in self._cells])
+        others = kept(prices, grown, [cell.kind for cell in self._cells])
         anchor = relaxed(self._options.anchor, number, self._options.rounds)
         gradient = torch.zeros_like(self._magnitude)
         for c in drawn(prices, LEARN, generator):
@@ -227,11 +230,13 @@ class _Play:
         return torch.sigmoid((1 if kind == "forgotten" else -1) * margins / self._options.width)
 
 
-def kept(prices: Tensor, kinds: list[Kind]) -> Tensor:
-    """(cells,) weights of the answers to keep, summing to 1; all 0 where every class may go."""
+def kept(prices: Tensor, grown: Tensor, kinds: list[Kind]) -> Tensor:
+    """(cells,) weights of the answers to keep, summing to 1; all 0 where every class may go.
+
+    grown: by how much each cell's loss is above what it was, so that nobody pays alone.
+    """
     others = torch.where(torch.tensor([kind == "forgotten" for kind in kinds]), 0, 1 - prices)
-    total = others.sum()
-    return others / total if total > 0 else others
+    return torch.softmax(others.log() + grown / HURT, 0) if others.any() else others
 
 
 def drawn(weights: Tensor, count: int, generator: torch.Generator) -> list[int]:
