@@ -36,6 +36,7 @@ import modeledit
 from modeledit.data import Batch
 from modeledit.demo.train import train
 from modeledit.games import GameSpec, by_class
+from modeledit.gate_orders import gate_orders
 from modeledit.gate_path import gate_ig
 from modeledit.judging import Baseline
 from modeledit.models import LoadedModel
@@ -50,6 +51,7 @@ from modeledit.types import EditPlan, Unit
 
 COUNTS = (0, 10, 20, 30)
 DRAWS = 5  # of random filters
+PATHS = ((gate_ig, 4), (gate_orders, 10))  # and their steps
 
 
 def opened(options: argparse.Namespace) -> Baseline:
@@ -75,17 +77,18 @@ def replace_labels(batch: Batch, labels: Tensor) -> Batch:
 
 
 def values(spec: GameSpec, evaluations: int, seed: int) -> tuple[tuple[Unit, ...], Floats]:
-    """The players and their (n, m) Shapley values of accuracy, with gate-path values as a prior."""
+    """The players and their (n, m) Shapley values of accuracy, with both gate paths as priors."""
     game = spec.open()
     parts = [replace(each, metric="probability").parts for each in spec.readings]
+    given = (spec.model, spec.anatomy, spec.layers, spec.means, spec.batches)
     guesses = [
-        gate_ig(spec.model, spec.anatomy, spec.layers, spec.means, spec.batches, part, Runtime())
-        for part in parts
+        np.concatenate([path(*given, part, Runtime(seed=seed), steps) for part in parts], axis=1)
+        for path, steps in PATHS
     ]
     all_units = [Unit(n, i) for n in spec.layers for i in range(spec.anatomy.layers[n].units)]
     at = {unit: place for place, unit in enumerate(all_units)}
     units = game.networks.units
-    prior = np.concatenate(guesses, axis=1)[[at[unit] for unit in units]]
+    prior = np.stack(guesses, axis=2)[[at[unit] for unit in units]]
     found = run(game, LeverageCentred(prior=prior), seed=seed, budget=Budget(evaluations))
     return units, found.values
 
