@@ -90,10 +90,8 @@ class Job:
         tried = self.attacking.chosen(attack)
         if not self.saving.dry_run:
             self.to.check(inputs.paths(self.model, self.data))
-        scorers, editor = (
-            inputs.scorers(task, self.scoring, self.editing),
-            inputs.editor(self.editing),
-        )
+        scorers = inputs.scorers(task, self.scoring, self.editing)
+        editor = inputs.editor(self.editing)
         runtime = inputs.runtime(self.run, as_json=self.printing.as_json)
         if not self.saving.dry_run:
             beside = self.save_scores or self.saving.output

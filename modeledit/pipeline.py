@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from modeledit import layer_choice, plugins, search, targets
+from modeledit import layer_choice, plugins, targets
 from modeledit.checkpoint import identity
 from modeledit.contrast import check, contrasted
 from modeledit.cost import Clock
@@ -22,18 +22,16 @@ from modeledit.eval.aspects import Aspects
 from modeledit.eval.classes import summarise
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
-from modeledit.judging import Baseline, check_classes, describe_edit, judged
+from modeledit.execution import Auto, Execution
+from modeledit.judging import Baseline, check_classes
 from modeledit.layer_choice import Layers
 from modeledit.models import LoadedModel
-from modeledit.objectives import Objective
 from modeledit.objectives.forgetting import Forgetting
-from modeledit.remarks import remarks
-from modeledit.report import Measurement, Report, Trial
+from modeledit.report import Measurement, Report
 from modeledit.result import Result
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
 from modeledit.selection import Strength
-from modeledit.surgery import rename, settled
 from modeledit.targets import AttackSuccess, ForgetClass, GroupRecall, Target
 from modeledit.types import EditPlan, Scores
 from modeledit.units import survey
@@ -41,7 +39,6 @@ from modeledit.units import survey
 Model = LoadedModel | nn.Module
 Datasets = Data | tuple[Any, Any, Any]  # or (train, validation, test) data sets
 Classes = int | str | Iterable[int | str]
-Auto = Literal["auto"]
 DEFAULT_SCORER, DEFAULT_EDITOR = "stepwise-peps", "zero"
 _INSTEAD = {  # verbs that score, edit and judge for the targets that `edit` does not judge
     GroupRecall: "use `modeledit repair`, which scores by itself",
@@ -88,7 +85,7 @@ def unlearn(
         scores = score(baseline.loaded, baseline.data, target, scorer, metered, layers, keep)
     if on_scores is not None:
         on_scores(scores)
-    return carried_out("unlearn", baseline, scores, objective, editor, strength, clock)
+    return Execution("unlearn", baseline, objective, editor, strength, clock).run(scores)
 
 
 def score(
@@ -144,7 +141,7 @@ def edit(
         with clock.stage("score") as metered:
             scores = _limited(scores, layers, baseline, target, metered)
     objective = Forgetting(limits, Aspects(), target.classes)
-    return carried_out("edit", baseline, scores, objective, as_editor(editor), strength, clock)
+    return Execution("edit", baseline, objective, as_editor(editor), strength, clock).run(scores)
 
 
 def planned(
@@ -203,59 +200,6 @@ def forget_classes(forget: Classes, data: Data) -> tuple[int, ...]:
         list(forget) if isinstance(forget, Iterable) and not isinstance(forget, str) else [forget]
     )
     return tuple(targets.class_index(c, data.class_names) for c in given)
-
-
-def carried_out(
-    task: str,
-    baseline: Baseline,
-    scores: Scores,
-    objective: Objective,
-    editor: Editor,
-    strength: Strength | Auto,
-    clock: Clock,
-) -> Result:
-    """From scores to a judged network: plan, search unless the strength is given, measure."""
-    plan, trials = worked_out(baseline, scores, objective, editor, strength, clock)
-    return finished(task, baseline, scores, objective, editor, plan, trials, clock)
-
-
-def worked_out(
-    baseline: Baseline,
-    scores: Scores,
-    objective: Objective,
-    editor: Editor,
-    strength: Strength | Auto,
-    clock: Clock,
-) -> tuple[EditPlan, tuple[Trial, ...]]:
-    """The plan at the given strength, or at the one that the search chooses, with its trials."""
-    loaded = baseline.loaded
-    with clock.stage("edit") as metered:
-        planner = editor.prepare(scores, loaded.module, baseline.data.train, metered)
-    if strength == "auto":
-        with clock.stage("search") as metered:
-            return search.find(planner, scores, baseline, objective, metered)
-    with clock.stage("edit"):
-        return planner(strength), ()
-
-
-def finished(
-    task: str,
-    baseline: Baseline,
-    scores: Scores,
-    objective: Objective,
-    editor: Editor,
-    plan: EditPlan,
-    trials: tuple[Trial, ...],
-    clock: Clock,
-) -> Result:
-    """From a plan to a judged network."""
-    loaded = baseline.loaded
-    base = loaded.base_state()
-    plan = settled(rename(plan, loaded.module, base), base)
-    described = describe_edit(plan, scores, editor, loaded.module)
-    report, network = judged(task, baseline, objective, plan, trials, described, clock)
-    report = replace(report, notes=report.notes + remarks(plan))
-    return Result(report, plan, scores, network, loaded)
 
 
 def _target_of(scores: Scores, baseline: Baseline) -> ForgetClass:

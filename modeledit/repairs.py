@@ -18,19 +18,17 @@ from modeledit.defaults import EDITOR, EPS, SCORER, STEPS
 from modeledit.editors import Editor
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
+from modeledit.execution import Auto, Execution
 from modeledit.judging import Baseline
 from modeledit.objectives import Objective
 from modeledit.objectives.hardening import Hardening
 from modeledit.objectives.repairing import Metric, Repairing
 from modeledit.pipeline import (
-    Auto,
     Datasets,
     Model,
     as_data,
     as_editor,
     as_loaded,
-    finished,
-    worked_out,
 )
 from modeledit.result import Result
 from modeledit.runtime import Runtime
@@ -139,6 +137,7 @@ def _run(
     for each in scorers.values():
         check(each, objective.target, keep)
     clock = Clock(runtime or Runtime())
+    execution = Execution(task, baseline, objective, editor, strength, clock)
     tried: list[Attempt] = []
     for name, each in scorers.items():
         start = clock.cost()
@@ -146,14 +145,14 @@ def _run(
             scores = scored(baseline, objective, each, metered, keep)
         if on_scores is not None and not tried:
             on_scores(scores)  # whatever happens next
-        plan, trials = worked_out(baseline, scores, objective, editor, strength, clock)
+        plan, trials = execution.planned(scores)
         tried.append(Attempt(name, scores, plan, trials, **candidates.spent(start, clock)))
         if any(objective.content(trial) for trial in trials if trial.chosen):
             break
     best = candidates.winner(tried, objective)
     if on_scores is not None and best is not tried[0]:
         on_scores(best.scores)
-    found = finished(task, baseline, best.scores, objective, editor, best.plan, best.trials, clock)
+    found = execution.judged(best.scores, best.plan, best.trials)
     told = tuple(candidates.recorded(tried, best))
     spared = candidates.spared(scorers, tried)
     report = replace(found.report, candidates=told, notes=found.report.notes + spared)
