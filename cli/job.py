@@ -14,7 +14,13 @@ from .estimate import show_estimate
 from .finish import Destination, finish
 from .options import Decorator, bundle
 from .options_edit import Editing, Scoring, editing_with, keep_option, scoring_with
-from .options_input import DataChoice, ModelChoice, data_options, model_options
+from .options_input import (
+    DataChoice,
+    ModelChoice,
+    data_options,
+    hold_out_option,
+    model_options,
+)
 from .options_measure import Attacking, attack_options, positive_option
 from .options_run import (
     Printing,
@@ -64,6 +70,7 @@ class Job:
 
     model: ModelChoice
     data: DataChoice
+    hold_out: float
     positive: str
     attacking: Attacking
     scoring: Scoring
@@ -97,6 +104,8 @@ class Job:
             beside = self.save_scores or self.saving.output
             runtime = inputs.sampling(self.scoring, runtime, beside, force=self.force)
         network, images = inputs.load(self.model, self.data, self.run.seed)
+        if self.hold_out:
+            images = images.held_out(self.hold_out, self.run.seed)
         keep = inputs.target(self.keep, images)
         positive = self.positive if groups else None
         aspects = inputs.aspects(images, tried, self.attacking, positive)
@@ -146,6 +155,7 @@ def job_options(
         [
             model_options,
             data_options,
+            hold_out_option,
             *data,
             positive_option,
             attack_options(attack),

@@ -120,3 +120,13 @@ data_options = bundle(
         ),
     ],
 )
+
+
+hold_out_option = option(
+    "--hold-out",
+    type=Share(),
+    default=0.0,
+    show_default=True,
+    group="Data",
+    help="Share of the training images kept from scoring, for the search.",
+)

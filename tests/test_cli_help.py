@@ -25,7 +25,8 @@ CONTRACT = {
         --dry-run""",
     "evaluate": "--forget --model --data --demo --json --report --groups --attack --eps --steps",
     "repair": """--metric --group-column --positive --scorer --editor --strength --max-drop
-        --max-group-drop --keep --target --output --json --report --save-scores --dry-run""",
+        --max-group-drop --keep --target --hold-out --output --json --report --save-scores
+        --dry-run""",
     "harden": """--attack --eps --steps --step-size --norm --targeted --attack-arg --transfer
         --scorer --editor --strength --max-drop --max-attack-success --max-adaptive-success --keep
         --attack-images --queries --output --json --report --save-scores --dry-run""",

@@ -205,6 +205,7 @@ def test_repair_from_the_command_line(place, tmp_path, monkeypatch, capsys):
         (["repair", "--demo", "--metric", "odds"], ["--metric", "worst-group"]),
         (["repair", "--demo", "--max-group-drop", "x"], ["0..1"]),
         (["harden", "--demo", "--attack", "none"], ["no attack is called 'none'"]),
+        ([*HARDEN, "--hold-out", "1"], ["a share of 1 of", "leaves one side empty"]),
         ([*HARDEN, "--eps", "0"], ["succeeds on none of 30", "--eps"]),
         ([*HARDEN, "--eps", "3"], ["beyond the pixel range"]),
         ([*HARDEN, "--keep", "dogs"], ["'dogs' is not known", "group:worst"]),

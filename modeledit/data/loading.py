@@ -74,6 +74,30 @@ class Pool(Dataset[Fetched]):
         return self.preprocessing(image)
 
 
+@dataclass(frozen=True, eq=False)
+class Pools:
+    """Several named pools as a store: row r of pool p of P is row r P + p."""
+
+    names: tuple[str, ...]
+    pools: tuple[Pool, ...]
+
+    def rows(self, pool: int, rows: Integers) -> Integers:
+        """What a pool's rows, (n,) int64, are called here."""
+        return rows * len(self.pools) + pool
+
+    def load(self, row: int) -> Tensor:
+        own, pool = divmod(row, len(self.pools))
+        return self.pools[pool].tensor(own)
+
+    def name(self, row: int) -> str:
+        own, pool = divmod(row, len(self.pools))
+        return self.names[pool] + self.pools[pool].store.name(own)
+
+    def stamp(self, row: int) -> str:
+        own, pool = divmod(row, len(self.pools))
+        return self.pools[pool].store.stamp(own)
+
+
 @dataclass
 class Ledger:
     """The unreadable images of one split, shared by its subsets.

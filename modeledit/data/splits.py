@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modeledit.data.cutting import draw
-from modeledit.data.loading import Batch, Integers, Ledger, Pool, fetch
+from modeledit.data.loading import Batch, Integers, Ledger, Pool, Pools, fetch
 from modeledit.data.stores import Items, Unreadable
 from modeledit.data.vision import check_item, labels_of
 from modeledit.errors import DataError
@@ -84,6 +84,35 @@ class Split:
         if groups.shape != self.labels.shape:
             raise DataError(f"{len(groups)} groups for {len(self)} examples: give one each")
         return Split(self.name, self.labels, groups, self._pool, self._rows, self._ledger)
+
+    def joined(self, other: Split) -> Split:
+        """These examples and then the other's, under this name; groups where both have them."""
+        pool, first, then = self._pool, self._rows, other._rows
+        if other._pool is not pool:
+            both = Pools((self.name, other.name), (pool, other._pool))
+            pool, first, then = Pool(both, None), both.rows(0, first), both.rows(1, then)
+        groups = None
+        if self.groups is not None and other.groups is not None:
+            groups = np.concatenate([self.groups, other.groups])
+        labels = np.concatenate([self.labels, other.labels])
+        ledger = Ledger(self.name, len(labels), self._ledger.allowed)
+        return Split(self.name, labels, groups, pool, np.concatenate([first, then]), ledger)
+
+    def divided(self, share: float, seed: int) -> tuple[Split, Split]:
+        """A share of the examples, by label and group in proportion, and the others, in their
+        order. Every label of every group keeps one of the others before it gives any."""
+        cells = self.labels
+        if self.groups is not None:
+            _, groups = np.unique(self.groups, return_inverse=True)
+            cells = self.labels * (1 + int(groups.max(initial=0))) + groups
+        left = len(self) - round(share * len(self)) if 0 < share < 1 else 0
+        if not 0 < left < len(self):
+            raise DataError(
+                f"a share of {share:g} of {len(self)} {self.name} images leaves one side empty: "
+                "give one between 0 and 1 that takes an image and leaves one"
+            )
+        others = draw(cells, left, (seed, 5))
+        return self.subset(np.delete(np.arange(len(self)), others)), self.subset(others)
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Split:
         """The examples where the mask (n,) is True."""
