@@ -1,13 +1,16 @@
 """Train the demo's network on scikit-learn's digits and write its checkpoint beside this file.
 
     python -m modeledit.demo.train
+    python -m modeledit.demo.train --seed 1 -o FILE
 
-About a minute on two cores. The same seed and versions give the same file.
+The second is another network of the same kind, for attacks that come from elsewhere. About a minute
+on two cores. The same seed and versions give the same file.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import timm
 import torch
@@ -61,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--out", type=Path, default=WEIGHTS)
     chosen = parser.parse_args()
     model = train(chosen.epochs, chosen.seed)
     data = digits(preprocessing())
@@ -68,7 +72,7 @@ def main() -> None:
         answers = predict(model, split, Runtime(), split.name)
         print(f"{split.name}: {answers.correct.mean():.4f} of {len(answers)}")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, WEIGHTS, metadata={"format": "pt"})
+    save_file(state, chosen.out, metadata={"format": "pt"})
 
 
 if __name__ == "__main__":
