@@ -66,7 +66,7 @@ class StepwiseCells(Scorer):
     targets: ClassVar[tuple[type[Target], ...]] = (GroupRecall, ForgetClass, Accuracy)
     share: float = 0.5
     inputs: int = 1024
-    rounds: int = 480
+    rounds: int = 720
     anchor: float = 20.0
     width: float = 2.0
     step: float = 0.016
