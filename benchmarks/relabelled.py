@@ -20,13 +20,19 @@ def lite0(spec: str, checkpoint: Path, seed: int) -> Baseline:
     """EfficientNet-lite0 of ImageNet on other pictures; its clean accuracy is 1 by construction."""
     loaded = modeledit.load_model("timm:tf_efficientnet_lite0", checkpoint)
     found = modeledit.load_data(spec, loaded.preprocessing, limit=DRAWN, seed=seed)
-    splits = [surest(loaded, split, KEPT) for split in (found.train, found.validation, found.test)]
-    return Baseline(loaded, Data.of(*splits, list(map(str, range(loaded.num_classes)))))
+    return answered(loaded, found, KEPT)
 
 
 def squeezenet(checkpoint: Path) -> LoadedModel:
     """Another network of the same classes, which takes images of any size."""
     return modeledit.load_model("torchvision:squeezenet1_1", checkpoint)
+
+
+def answered(loaded: LoadedModel, found: Data, most: int) -> Baseline:
+    """On at most so many images a split, those it is surest of, with its answers as labels."""
+    splits = (found.train, found.validation, found.test)
+    kept = [surest(loaded, split, min(most, len(split))) for split in splits]
+    return Baseline(loaded, Data.of(*kept, list(map(str, range(loaded.num_classes)))))
 
 
 def surest(loaded: LoadedModel, split: Split, count: int) -> TensorDataset:

@@ -3,15 +3,15 @@
     python benchmarks/shapley_shapes.py demo
     python benchmarks/shapley_shapes.py demo --filter-dropout 0.1
     python benchmarks/shapley_shapes.py cifar10 --data folder:cifar10.zip --checkpoint FILE
-    python benchmarks/shapley_shapes.py timm:tf_efficientnet_lite0 --data folder:cifar10.zip \\
-        --checkpoint FILE --agreement
+    python benchmarks/shapley_shapes.py torchvision:squeezenet1_1 --data folder:cifar10.zip \\
+        --checkpoint FILE --agreement --layers 'features.*'
 
 curve: accuracy on test images after the top filters of each ranking are pinned to their mean
 output. depth: mean position, 0 (first layer) to 1 (last), of the top filters, for all classes and
 for single ones. --agreement takes the intact network's own top class as the label, for networks
-whose classes the images do not have. --filter-dropout P trains the demo's network anew by its own
-recipe with whole filters left out at random; 0 is the same training without. Results go to
-RESULTS/shapley-shapes-NAME.json and .md.
+whose classes the images do not have, and its most frequent answers as the single classes.
+--filter-dropout P trains the demo's network anew by its own recipe with whole filters left out at
+random; 0 is the same training without. Results go to RESULTS/shapley-shapes-NAME.json and .md.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 from filter_games import images_of, played
+from relabelled import answered
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 from unlearning import HERE, load
 
 import modeledit
@@ -51,6 +51,7 @@ from modeledit.types import EditPlan, Unit
 
 COUNTS = (0, 10, 20, 30)
 DRAWS = 5  # of random filters
+FREQUENT = 3  # classes whose filters' depth is measured, by agreement
 PATHS = ((gate_ig, 4), (gate_orders, 10))  # and their steps
 
 
@@ -60,20 +61,12 @@ def opened(options: argparse.Namespace) -> Baseline:
         data = load("demo", "", Path(), 0, None).data
         network = train(options.epochs, options.seed, options.filter_dropout)
         return Baseline(LoadedModel.of(network), data)
-    if ":" not in options.network:
+    if not options.agreement:
         return load(options.network, options.data, options.checkpoint, 0, None)
     loaded = modeledit.load_model(options.network, options.checkpoint)
-    return Baseline(loaded, modeledit.load_data(options.data, loaded.preprocessing))
-
-
-def relabelled(model: nn.Module, batches: Sequence[Batch]) -> tuple[Batch, ...]:
-    """With the labels that the network gives."""
-    with torch.inference_mode(), evaluating(model):
-        return tuple(replace_labels(b, model(b.images).argmax(1)) for b in batches)
-
-
-def replace_labels(batch: Batch, labels: Tensor) -> Batch:
-    return Batch(batch.images, labels, batch.indices)
+    most = max(options.images, options.tested)
+    found = modeledit.load_data(options.data, loaded.preprocessing, limit=most)
+    return answered(loaded, found, most)
 
 
 def values(spec: GameSpec, evaluations: int, seed: int) -> tuple[tuple[Unit, ...], Floats]:
@@ -129,16 +122,14 @@ def depth(spec: GameSpec, units: Sequence[Unit], values: Floats, count: int) -> 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     baseline = opened(options)
-    data, model = baseline.data, baseline.loaded.module
-    spec = played(baseline, "", "accuracy", options.images)
+    data = baseline.data
+    spec = played(baseline, options.layers, "accuracy", options.images)
     tested = images_of(data.test, options.tested)[0]
-    if options.agreement:
-        spec = replace(spec, batches=relabelled(model, spec.batches))
-        tested = relabelled(model, tested)
     labels = torch.cat([batch.labels for batch in spec.batches]).cpu().numpy()
-    classes = [] if options.agreement else options.classes
-    if classes:
-        spec = replace(spec, readings=(*spec.readings, by_class("accuracy", labels, classes)))
+    classes = options.classes
+    if options.agreement:
+        classes = np.bincount(labels).argsort(kind="stable")[: -FREQUENT - 1 : -1].tolist()
+    spec = replace(spec, readings=(*spec.readings, by_class("accuracy", labels, classes)))
     units, found = values(spec, options.evaluations, options.seed)
     ranked = rankings(baseline, units, found[:, 0], options.seed)
     curve = {
@@ -156,6 +147,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "network": options.network,
         "filters": len(units),
+        "layers": options.layers,
         "evaluations": options.evaluations,
         "filter_dropout": options.filter_dropout,
         "images": options.images,
@@ -189,9 +181,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("network", help="demo, cifar10, fashion-mnist, or timm:NAME")
+    parser.add_argument("network", help="demo, cifar10, fashion-mnist; any by --agreement")
     parser.add_argument("--data", default="")
     parser.add_argument("--checkpoint", type=Path, default=Path())
+    parser.add_argument("--layers", default="", help="patterns, all if empty")
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--filter-dropout", type=float, help="train the demo's network with it")
     parser.add_argument("--epochs", type=int, default=40, help="of that training")

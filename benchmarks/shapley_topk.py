@@ -1,22 +1,23 @@
-"""The k filters of largest Shapley value, by racing and by the published bandit; errors beside.
+"""The k filters of largest Shapley value, by ours and by the published bandit; errors beside.
 
-    python benchmarks/shapley_topk.py demo-48 --reference 20000 --sections gate top
+    python benchmarks/shapley_topk.py demo-48 --reference 80000 --sections gate top
     python benchmarks/shapley_topk.py cifar10-512 --data folder:cifar10.zip --checkpoint FILE
 
 Games: demo-48, early layers, accuracy; demo-256, the last shortcut, and cifar10-512, layer4.1.conv2
 of a ResNet-18, probability (accuracy hardly depends on these).
 
-top: the same k and delta. The tolerance is a share of (V(all) - V(none)) / n, an equal share, so
-that games of any size can be told apart. A run fails if a chosen filter lies below the reference's
-threshold by more than the tolerance, or one left out above it. Seconds: evaluations times what one
-costs, measured here: by full forwards for the bandit, by the engine along racing's first rounds.
+top: the same k and delta, for those of ours that stop by themselves. The tolerance is a share of
+(V(all) - V(none)) / n, an equal share, so that games of any size can be told apart. A run fails if
+a chosen filter lies below the reference's threshold by more than the tolerance, or one left out
+above it. Seconds: evaluations times what one costs, measured here: by full forwards for the bandit,
+by the engine with their fits for ours, and the prior's.
 error: relative L2 error at --budgets evaluations, beside shapiq's; with priors: gate-ig's values by
-both paths, as neuron-shapley has them, or one. gate: rank correlation and error
-of gate-ig, in forward-equivalents; an accuracy is replaced by the probability there.
+both paths, as neuron-shapley has them, or one. gate: rank correlation and error of gate-ig, in
+forward-equivalents; an accuracy is replaced by the probability there.
 
 The reference is a long run of antithetic permutations, where evaluations are cheap the mean of one
-and of one of cmcs. Where logits are
-affine in the coalition (checked), evaluations other than the timed ones are read off n + 1 of them.
+and of one of cmcs. Where logits are affine in the coalition (checked), evaluations other than the
+timed ones are read off n + 1 of them.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from modeledit.runtime import Runtime
 from modeledit.shapley import Estimator, Floats
 from modeledit.shapley.cmcs import Cmcs
 from modeledit.shapley.leverage import LeverageCentred
+from modeledit.shapley.leverage_top import LeverageTop
 from modeledit.shapley.permutation import Antithetic, Permutation
 from modeledit.shapley.racing import Racing
 from modeledit.shapley.running import Budget, run
@@ -60,6 +62,7 @@ GAMES: dict[str, tuple[str, Metric]] = {
     "cifar10-512": ("layer4.1.conv2", "probability"),
 }
 TIMED = 20  # full forwards
+BANDIT = "published bandit"
 OURS: dict[str, Callable[[], Estimator]] = {
     "permutation": Permutation,
     "antithetic": Antithetic,
@@ -111,12 +114,23 @@ class Field:
         for player in range(TIMED):
             alive[player] = False
             full.value(alive)
-        seconds["published bandit"] = (time.perf_counter() - start) / TIMED
+        seconds[BANDIT] = (time.perf_counter() - start) / TIMED
         opened = self.spec.open()
         start, count = time.perf_counter(), 2 * opened.players
-        run(opened, self.racing(1.0), seed=0, budget=Budget(count))
+        run(opened, self.made("racing", 1.0, 0), seed=0, budget=Budget(count))
         seconds["racing"] = (time.perf_counter() - start) / count
+        start = time.perf_counter()
+        prior = self.prior(0)
+        seconds["prior"] = time.perf_counter() - start
+        start = time.perf_counter()
+        run(opened, LeverageCentred(prior=prior), seed=0, budget=Budget(count))
+        seconds["leverage-top"] = (time.perf_counter() - start) / count
         return seconds
+
+    def prior(self, seed: int) -> Floats:
+        """(n, 1, 2), as neuron-shapley has it."""
+        paths = [self.gates(path, STEPS[path], seed)[0] for path in PRIORS["priors"]]
+        return np.stack(paths, axis=2)
 
     def gates(self, path: str, steps: int, seed: int) -> tuple[Floats, float]:
         """(n, 1) values of gate-ig, and the forward-equivalents per image."""
@@ -128,13 +142,14 @@ class Field:
             found = integrate(*given, steps)
         return found, runtime.meter.images / sum(len(batch.labels) for batch in spec.batches)
 
-    def racing(self, share: float) -> Racing:
-        tolerance = share * self.reference[0].mean()
-        return Racing(k=self.options.k, delta=self.options.delta, tolerance=tolerance)
-
-    def bandit(self, share: float) -> Tmab:
-        tolerance = share * self.reference[0].mean()
-        return Tmab(k=self.options.k, delta=self.options.delta, tolerance=tolerance, published=True)
+    def made(self, method: str, share: float, seed: int) -> Racing | LeverageTop | Tmab:
+        given = {"k": self.options.k, "delta": self.options.delta}
+        given["tolerance"] = share * self.reference[0].mean()
+        if method == "racing":
+            return Racing(**given)
+        if method == "leverage-top":
+            return LeverageTop(**given, prior=self.prior(seed))
+        return Tmab(**given, published=True)
 
 
 def top(field: Field) -> Rows:
@@ -142,8 +157,9 @@ def top(field: Field) -> Rows:
     options, k = field.options, field.options.k
 
     def one(method: str, share: float, seed: int) -> dict[str, Any]:
-        made = (field.racing if method == "racing" else field.bandit)(share)
+        made = field.made(method, share, seed)
         found = run(field.game, made, seed=seed, budget=Budget(options.limit))
+        before = field.cost["prior"] if method == "leverage-top" else 0.0
         wanted = field.reference[0]
         best, chosen = (np.argsort(-v, kind="stable")[:k] for v in (wanted, found.values[:, 0]))
         line = np.sort(wanted)[::-1][k - 1 : k + 1].mean()
@@ -151,15 +167,15 @@ def top(field: Field) -> Rows:
         away = max(line - wanted[chosen].min(), wanted[others].max() - line)
         return {
             "evaluations": found.evaluations,
-            "seconds": found.evaluations * field.cost[method],
+            "seconds": found.evaluations * field.cost[method] + before,
             "overlap": len(np.intersect1d(chosen, best)) / k,
             "failed": bool(away > made.tolerance),
             "stopped": bool(found.resolved.all()),
             "tolerance": made.tolerance,
         }
 
-    plan = [("racing", share, options.seeds) for share in options.shares]
-    plan.append(("published bandit", options.shares[0], options.bandit_seeds))
+    plan = [(kind, share, options.seeds) for kind in options.tops for share in options.shares]
+    plan.append((BANDIT, options.shares[0], options.bandit_seeds))
     for method, share, seeds in plan:
         for seed in range(seeds):
             yield (method, share, seed), lambda m=method, f=share, s=seed: one(m, f, s)
@@ -245,6 +261,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", default=[*OURS, *THEIRS], help="of section error")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--reference", type=int, default=1_000_000, help="evaluations")
+    parser.add_argument(
+        "--tops", nargs="*", default=["racing", "leverage-top"], help="of section top"
+    )
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--delta", type=float, default=0.2)
     parser.add_argument("--shares", nargs="+", type=float, default=[1.0, 0.25])

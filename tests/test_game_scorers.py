@@ -83,9 +83,11 @@ def test_shapley_values_are_exact_where_every_order_is_walked():
     assert scores.half_width["conv1"].min() == torch.finfo(torch.float32).max
 
 
-@pytest.mark.parametrize("estimator", ["permutation", "antithetic", "cmcs", "tmab", "racing"])
+@pytest.mark.parametrize(
+    "estimator", ["permutation", "antithetic", "cmcs", "tmab", "racing", "leverage-top"]
+)
 def test_estimators_agree(estimator):
-    own = {"k": 3} if estimator in ("tmab", "racing") else {}
+    own = {"k": 3} if estimator in ("tmab", "racing", "leverage-top") else {}
     options = {"evaluations": 250, "metric": "probability", "selective": False}
     scores = score("neuron-shapley", estimator=estimator, **options, **own)
     peer = score("gate-ig", metric="probability", selective=False)

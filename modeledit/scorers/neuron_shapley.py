@@ -22,6 +22,7 @@ from modeledit.scorers._watching import watching
 from modeledit.shapley import Estimate, Estimator, Floats
 from modeledit.shapley.cmcs import Cmcs
 from modeledit.shapley.leverage import LeverageCentred
+from modeledit.shapley.leverage_top import LeverageTop
 from modeledit.shapley.permutation import Antithetic, Permutation
 from modeledit.shapley.racing import Racing
 from modeledit.shapley.running import Budget, Pool, SerialPool, run
@@ -30,7 +31,9 @@ from modeledit.shapley.workers import pool_for
 from modeledit.targets import ForgetClass, GroupRecall, Target
 from modeledit.types import Granularity, Unit
 
-Name = Literal["permutation", "antithetic", "tmab", "cmcs", "racing", "leverage-centred"]
+Name = Literal[
+    "permutation", "antithetic", "tmab", "cmcs", "racing", "leverage-centred", "leverage-top"
+]
 KINDS: Mapping[Name, type[Estimator]] = {
     "permutation": Permutation,
     "antithetic": Antithetic,
@@ -38,6 +41,7 @@ KINDS: Mapping[Name, type[Estimator]] = {
     "cmcs": Cmcs,
     "racing": Racing,
     "leverage-centred": LeverageCentred,
+    "leverage-top": LeverageTop,
 }
 ENOUGH = 2000  # evaluations, where the estimator has no end of its own
 STEPS = 4  # of a prior's straight path

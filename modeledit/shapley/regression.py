@@ -27,6 +27,7 @@ SCALES = (0.0, 0.5, 0.75, 1.0, 1.25)  # how much of the prior is believed
 FLOOR = 0.1  # least c(t), in mean slopes
 PASSES = 2  # to find the noise of each size
 QUIETEST = 0.01  # least noise of a size, in the largest
+DOUBT = 1.92  # log likelihood that a penalty may fall behind the best and still be believed: 95 %
 TINY = 1e-7  # singular values below it, in the largest, are 0
 
 
@@ -80,9 +81,9 @@ def regress(sample: Sample, prior: Floats | None) -> tuple[Floats, Floats]:
     prior: (n, p) guesses of the values. The ridge pulls towards that one which the pairs left out
     confirm best, and as far as they do; without any towards equal shares.
 
-    The errors are those of a jackknife over pairs at the chosen ridge, plus the shrinkage that the
-    ridge's own prior variance leaves to be expected. Infinite below 6
-    evaluations.
+    The errors are those of a jackknife over pairs at the chosen ridge, plus the shrinkage to be
+    expected under the largest prior variance that the pairs left out do not refute. Infinite below
+    6 evaluations.
     """
     n, count = sample.players, int(sample.known.sum())
     guesses = np.zeros((n, 1)) if prior is None else prior - prior.mean(0)
@@ -186,14 +187,14 @@ class _Problem:
 @dataclass(frozen=True, eq=False)
 class _Chosen:
     """penalty: in squared singular values; coefficients: (r,) along the right singular vectors;
-    left_out: (E,) weighted errors of pairs left out; score: half the mean squared difference of
-    the two in a pair."""
+    left_out: (E,) weighted errors of pairs left out; variance: of the coefficients before anything
+    was seen, the largest that the pairs left out allow."""
 
     penalty: float
     guess: int
     coefficients: Floats
     left_out: Floats
-    score: float
+    variance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,19 +219,27 @@ class _Ridge:
         """The penalty and the column of `targets` (E, g) with the least error of pairs left out."""
         along = self.left.T @ targets  # (r, g)
         squares = self.values**2
-        unit = float(squares.mean()) if len(squares) else 1.0
-        best: tuple[float, float, int, Floats] | None = None
-        for penalty in (unit * p for p in PENALTIES):
+        penalties = np.array(PENALTIES) * (float(squares.mean()) if len(squares) else 1.0)
+        scores = np.empty((len(penalties), targets.shape[1]))
+        tried = []
+        for place, penalty in enumerate(penalties):
             kept = squares / (squares + penalty)
             errors = self._left_out(kept, targets - self.left @ (kept[:, None] * along))
-            scores = ((errors[0::2] - errors[1::2]) ** 2).mean(0) / 2
-            guess = int(scores.argmin())
-            if best is None or scores[guess] < best[0]:
-                best = (float(scores[guess]), penalty, guess, errors[:, guess])
-        assert best is not None
-        score, penalty, guess, errors = best
-        coefficients = self.values / (squares + penalty) * along[:, guess]
-        return _Chosen(penalty, guess, coefficients, errors, score)
+            scores[place] = ((errors[0::2] - errors[1::2]) ** 2).mean(0) / 2
+            guess = int(scores[place].argmin())
+            tried.append((guess, errors[:, guess]))
+        place = int(scores.min(1).argmin())
+        guess, errors = tried[place]
+        worst = scores[place, guess] * math.exp(2 * DOUBT / max(len(targets) // 2, 1))
+        loosest = int(np.flatnonzero(scores[:, guess] <= worst)[0])
+        penalty = float(penalties[place])
+        return _Chosen(
+            penalty,
+            guess,
+            self.values / (squares + penalty) * along[:, guess],
+            errors,
+            float(scores[loosest, guess] / penalties[loosest]),
+        )
 
     def _left_out(self, kept: Floats, residuals: Floats) -> Floats:
         """(E, g): what residuals become where a row and its complement are not fitted: the 2 x 2
@@ -248,13 +257,13 @@ class _Ridge:
 
     def error(self, chosen: _Chosen, right: Floats, variance: float) -> Floats:
         """(n,) of right @ coefficients: jackknife over pairs, and shrinkage where the coefficients
-        have the variance score / penalty, times `variance` for the sum."""
+        have chosen.variance, times `variance` for the sum."""
         squares = self.values**2
         pulls = self.left * chosen.left_out[:, None]
         pairs = (pulls[0::2] + pulls[1::2]) * (self.values / (squares + chosen.penalty))
         scatter = ((pairs @ right.T) ** 2).sum(0)
         lost = chosen.penalty / (squares + chosen.penalty)
         shrunk = variance - right**2 @ (1 - lost**2)
-        spread = chosen.score / chosen.penalty * np.maximum(shrunk, 0.0)
+        spread = chosen.variance * np.maximum(shrunk, 0.0)
         found: Floats = np.sqrt(scatter + spread)
         return found
