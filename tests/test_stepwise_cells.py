@@ -15,6 +15,7 @@ from modeledit.data import Split
 from modeledit.editors.zero import Zero
 from modeledit.errors import DataError, ModelEditError
 from modeledit.runtime import Runtime
+from modeledit.scorers.magnitude import Magnitude
 from modeledit.scorers.stepwise_cells import StepwiseCells, drawn, kept, members, relaxed, shown
 from modeledit.surgery import apply
 from modeledit.targets import Accuracy, ForgetClass, GroupRecall
@@ -244,3 +245,9 @@ def test_options_are_refused_by_name(option, value):
 def test_a_cache_that_holds_no_group_is_named():
     with pytest.raises(ModelEditError, match="cache_mb=0 does not hold what 16 images of each"):
         score(net("norm"), cache_mb=0)
+
+
+def test_scorers_that_do_not_compare_groups_name_those_that_do():
+    split = Split.of(images(6), "train")
+    with pytest.raises(ModelEditError, match=r"magnitude cannot .*gate-ig or .*stepwise-cells,"):
+        Magnitude()(net("linear"), split, WORST)

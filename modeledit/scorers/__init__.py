@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import modeledit
+from modeledit import plugins
 from modeledit.data import Split
 from modeledit.errors import ModelEditError
 from modeledit.runtime import Runtime
@@ -120,9 +121,13 @@ class Scorer(ABC):
             allowed = " or ".join(self.granularities)
             raise ModelEditError(f"{self.name} scores by {allowed}, not by {self.granularity!r}")
         if not isinstance(target, self.targets):
+            fit = [
+                n
+                for n in plugins.names("scorers")
+                if isinstance(target, plugins.load("scorers", n).targets)
+            ]
             raise ModelEditError(
-                f"{self.name} cannot score for {target}: use neuron-shapley, leave-one-out or "
-                "gate-ig, or another target"
+                f"{self.name} cannot score for {target}: use {' or '.join(fit)}, or another target"
             )
         if not self.sampled and (runtime.budget or runtime.resume):
             what = "a budget" if runtime.budget else "resuming"
