@@ -19,6 +19,7 @@ import modeledit
 from modeledit.data import Batch, Split
 from modeledit.games import FilterGame, GameSpec, Metric, reading
 from modeledit.games import Path as Engine
+from modeledit.gate_orders import gate_orders
 from modeledit.gate_path import gate_ig
 from modeledit.judging import Baseline
 from modeledit.runtime import Runtime
@@ -28,9 +29,11 @@ from modeledit.shapley.permutation import Antithetic
 from modeledit.shapley.running import Budget, run
 from modeledit.surgery import record_means
 from modeledit.targets import Accuracy
+from modeledit.types import Unit
 from modeledit.units import survey
 
 STEPS = 4  # of the gate path
+HALVES = 10  # of its random orders
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,30 @@ class Arena:
     @cached_property
     def prior(self) -> tuple[Floats, float]:
         """(n, 1) gate-path values of the probability, and the forward-equivalents per image."""
-        spec, runtime = self.spec, Runtime()
-        read = spec.readings[0]
-        metric = "probability" if self.metric == "accuracy" else read.metric
-        parts = replace(read, metric=metric).parts
-        found = gate_ig(
-            spec.model, spec.anatomy, spec.layers, spec.means, spec.batches, parts, runtime, STEPS
-        )
-        return found, runtime.meter.images / sum(len(batch.labels) for batch in spec.batches)
+        runtime = Runtime()
+        found = gate_ig(*self._gated, runtime, STEPS)[self._places]
+        return found, runtime.meter.images / sum(len(batch.labels) for batch in self.spec.batches)
+
+    @cached_property
+    def priors(self) -> Floats:
+        """(n, 1, 2): by both paths, as neuron-shapley has them."""
+        orders = gate_orders(*self._gated, Runtime(), HALVES)[self._places]
+        return np.stack([self.prior[0], orders], axis=2)
+
+    @property
+    def _places(self) -> list[int]:
+        """Of the game's units among all of the layers."""
+        layers = [(name, self.spec.anatomy.layers[name].units) for name in self.spec.layers]
+        every = [Unit(name, index) for name, units in layers for index in range(units)]
+        at = {unit: place for place, unit in enumerate(every)}
+        return [at[unit] for unit in self.kept.game.units]
+
+    @property
+    def _gated(self) -> tuple[Any, ...]:
+        spec = self.spec
+        metric = "probability" if self.metric == "accuracy" else spec.readings[0].metric
+        parts = replace(spec.readings[0], metric=metric).parts
+        return spec.model, spec.anatomy, spec.layers, spec.means, spec.batches, parts
 
     @property
     def row(self) -> dict[str, Any]:

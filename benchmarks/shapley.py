@@ -118,14 +118,14 @@ def whole(arena: Arena) -> Iterator[tuple[tuple[Any, ...], Callable[[], dict[str
             "published bandit": lambda: Tmab(k=k, truncation=0.2, published=True),
             "cmcs": Cmcs,
             "leverage-centred": LeverageCentred,
-            "leverage-centred, prior": lambda: LeverageCentred(prior=arena.prior[0]),
+            "leverage-centred, priors": lambda: LeverageCentred(prior=arena.priors),
         }
         budget = Budget(evaluations)
         values = run(arena.kept, chosen[method](), seed=seed, budget=budget).values[:, 0]
         best = _largest(arena.reference.values[:, 0], k)
-        return {"overlap": len(np.intersect1d(_largest(values, k), best)) / k}
+        return {"k": k, "overlap": len(np.intersect1d(_largest(values, k), best)) / k}
 
-    for method in ("published bandit", "cmcs", "leverage-centred", "leverage-centred, prior"):
+    for method in ("published bandit", "cmcs", "leverage-centred", "leverage-centred, priors"):
         for evaluations in options.budgets:
             for seed in options.seeds:
                 yield (

@@ -9,8 +9,8 @@ of a ResNet-18, probability (accuracy hardly depends on these).
 top: the same k and delta, for those of ours that stop by themselves. The tolerance is a share of
 (V(all) - V(none)) / n, an equal share, so that games of any size can be told apart. A run fails if
 a chosen filter lies below the reference's threshold by more than the tolerance, or one left out
-above it. Seconds: evaluations times what one costs, measured here: by full forwards for the bandit,
-by the engine with their fits for ours, and the prior's.
+above it. Seconds of the processor: evaluations times what one costs, measured here, by full passes
+for the bandit, by the engine with their fits for ours, and the prior's.
 error: relative L2 error at --budgets evaluations, beside shapiq's; with priors: gate-ig's values by
 both paths, as neuron-shapley has them, or one. gate: rank correlation and error of gate-ig, in
 forward-equivalents; an accuracy is replaced by the probability there.
@@ -110,21 +110,21 @@ class Field:
         """Seconds of an evaluation."""
         full, seconds = replace(self.spec, path="full").open(), {}
         alive = torch.ones(full.players, dtype=torch.bool)
-        start = time.perf_counter()
+        start = time.process_time()
         for player in range(TIMED):
             alive[player] = False
             full.value(alive)
-        seconds[BANDIT] = (time.perf_counter() - start) / TIMED
+        seconds[BANDIT] = (time.process_time() - start) / TIMED
         opened = self.spec.open()
-        start, count = time.perf_counter(), 2 * opened.players
+        start, count = time.process_time(), 2 * opened.players
         run(opened, self.made("racing", 1.0, 0), seed=0, budget=Budget(count))
-        seconds["racing"] = (time.perf_counter() - start) / count
-        start = time.perf_counter()
+        seconds["racing"] = (time.process_time() - start) / count
+        start = time.process_time()
         prior = self.prior(0)
-        seconds["prior"] = time.perf_counter() - start
-        start = time.perf_counter()
+        seconds["prior"] = time.process_time() - start
+        start = time.process_time()
         run(opened, LeverageCentred(prior=prior), seed=0, budget=Budget(count))
-        seconds["leverage-top"] = (time.perf_counter() - start) / count
+        seconds["leverage-top"] = (time.process_time() - start) / count
         return seconds
 
     def prior(self, seed: int) -> Floats:
