@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from modeledit.shapley.permutation import Permutation
+from modeledit.shapley.running import Budget, run
+
 
 @dataclass
 class TableGame:
@@ -90,3 +93,18 @@ def exact(game):
             total[player] += game.table[code | 1 << player] - game.table[code]
             code |= 1 << player
     return total / math.factorial(n)
+
+
+def spent(estimator, game, evaluations, seed=0):
+    return run(game, estimator, seed=seed, budget=Budget(evaluations))
+
+
+class Fixed(Permutation):
+    """Walks in one given order."""
+
+    def __init__(self, given):
+        super().__init__()
+        object.__setattr__(self, "given", given)
+
+    def order(self, state, index):  # noqa: ARG002  (the base's)
+        return np.array(self.given)

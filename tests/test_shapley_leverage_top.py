@@ -5,6 +5,7 @@ import pytest
 from shapley_games import exact, game, planted, random_game
 
 from modeledit.errors import ModelEditError
+from modeledit.shapley.leverage import LeverageCentred
 from modeledit.shapley.leverage_top import LeverageTop, wrong
 from modeledit.shapley.running import Budget, run
 from modeledit.shapley.tmab import Tmab
@@ -71,6 +72,17 @@ def test_few_players_end_with_exact_values():
     found = run(played, LeverageTop(k=2, tolerance=1e-9), seed=0)
     assert found.evaluations <= 2**6
     assert away(exact(played)[:, 0], chosen(found, 2), 2) <= 1e-9
+
+
+def test_half_widths_cover_where_a_prior_only_seems_to_be_right():
+    inside = []
+    for seed in range(10):
+        played = planted(40, 4, noise=0.02, seed=seed)
+        off = np.random.default_rng(seed).normal(scale=0.01, size=(40, 1))
+        estimator = LeverageCentred(prior=played.exact[:, None] + off)
+        found = run(played, estimator, seed=seed, budget=Budget(66))
+        inside.append(np.abs(found.values[:, 0] - played.exact) <= found.half_width[:, 0])
+    assert np.mean(inside, axis=1).min() > 0.85  # 0 where the penalty was taken to be known
 
 
 def test_the_share_of_wrong_draws_by_hand():
