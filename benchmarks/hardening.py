@@ -68,6 +68,7 @@ class Study:
     def __init__(self, options: argparse.Namespace, baseline: Baseline) -> None:
         self.loaded, self.data = baseline.loaded, baseline.data
         large = options.dataset == "lite0"
+        self.gain: float | None = options.gain
         self.losses = LOSSES[-1:] if large else LOSSES  # 3 of 100 images are within the noise
         self.runtime = Runtime(batch_size=LARGE if large else 100, seed=options.seed)
         self.attack = Pgd(options.eps, targeted=True, steps=options.steps, step=options.step_size)
@@ -109,6 +110,8 @@ class Study:
     def run(self, method: str) -> dict[str, Any]:
         """One row: the frontier on validation, and the chosen edits on test."""
         name, options, editor = METHODS[method]
+        if self.gain is not None and method in OURS:
+            options = {**options, "gain": self.gain}
         start = time.perf_counter()
         scores = self.scores(name, options)
         seconds = time.perf_counter() - start
@@ -206,6 +209,7 @@ def main() -> None:
     parser.add_argument("--transfer", type=Path, help="weights of a network to take images from")
     parser.add_argument("--train", type=int, default=400, help="images to score on")
     parser.add_argument("--images", type=int, default=300, help="to choose on, and to report")
+    parser.add_argument("--gain", type=float, help="of stepwise-peps; default: the candidates' own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", help="of the result files; default: the data set's")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -214,7 +218,7 @@ def main() -> None:
     log = options.results / f"hardening-{options.name or options.dataset}.jsonl"
     rows = [json.loads(line) for line in read_rows(log)]
     baseline = opened(options)
-    keys = ("eps", "steps", "step_size", "train", "images", "seed")
+    keys = ("eps", "steps", "step_size", "train", "images", "seed", "gain")
     settings = {key: getattr(options, key) for key in keys}
     transfer = options.transfer and options.transfer.name
     same = {**settings, "transfer": transfer, "model": baseline.digest}

@@ -39,12 +39,15 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     before = first["before"]
     step = f" of {first['step_size']:.4f}" if first.get("step_size") else ""
     made_on = f" Transfer: of images made on {first['transfer']}." if first.get("transfer") else ""
+    finer = f" Stepwise-peps with gain {first['gain']:g}." if first.get("gain") else ""
     lines = [
         f"Targeted PGD, eps {first['eps']:.4f}, {first['steps']} steps{step}; {before['n']} test "
         f"images, {before['attacked']} of them classified correctly when clean. Unedited: clean "
         f"accuracy {before['clean_accuracy']:.3f}, success {before['success_rate']:.3f}. Success: "
         "share taken for the attacker's target, of images made on the unedited network (replayed) "
-        "or on the edited one (adaptive: what an attacker who has the weights gets)." + made_on,
+        "or on the edited one (adaptive: what an attacker who has the weights gets)."
+        + made_on
+        + finer,
         "",
         "| method | allowed loss | edited | clean accuracy | replayed, 95 % | true class back "
         f"| adaptive | {'transfer | ' if first.get('transfer') else ''}s, scoring |",
