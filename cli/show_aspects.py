@@ -104,6 +104,8 @@ def compared(report: Report) -> list[RenderableType]:
         return parts
     if report.changes is not None:
         parts += ["", _groups_compared(before.groups, after.groups, report.changes)]
+        if (before.fairness or {}).get("equalized_odds_difference") is not None:
+            parts += ["", _rates_compared(before.groups, after.groups)]
         parts += [
             "",
             _metrics_compared(before.fairness or {}, after.fairness or {}, report.changes),
@@ -126,6 +128,19 @@ def _groups_compared(
             points(-drop.drop),
             "-" if drop.ci95 is None else signed((-drop.ci95[1], -drop.ci95[0])),
         )
+    return made
+
+
+def _rates_compared(before: Sequence[GroupMetrics], after: Sequence[GroupMetrics]) -> Table:
+    """What equalized odds compares, where every group has both rates."""
+    made = table("group", "TPR before", "after", "change", "FPR before", "after", "change")
+    for old, new in zip(before, after, strict=True):
+        cells = [short(old.name, NAME)]
+        for rate in ("true_positive_rate", "false_positive_rate"):
+            was, now = getattr(old, rate), getattr(new, rate)
+            change = None if was is None or now is None else now - was
+            cells += [percent(was), percent(now), points(change)]
+        made.add_row(*cells)
     return made
 
 
