@@ -132,11 +132,13 @@ def _halves(
     players = int(free.sum())
     for order in range(steps // 2):
         if order % 2 == 0:
-            # Each unit comes early and late equally often over the images.
+            # Over the images each unit comes early and late, and its gate is near 0 and near 1,
+            # equally often.
             turns = torch.rand(images, players, generator=draws).argsort(0)
             spread = (turns + torch.rand(1, players, generator=draws)) / images
             rank = spread.argsort(1).argsort(1)
-            inner = torch.rand(images, players, generator=draws)
+            places = torch.rand(images, players, generator=draws).argsort(0)
+            inner = (places + torch.rand(images, players, generator=draws)) / images
         else:
             rank, inner = players - 1 - rank, 1 - inner
         half = rank * 2 // max(players, 1)
