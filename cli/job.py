@@ -112,7 +112,7 @@ class Job:
         return Ready(network, images, scorers, editor, keep, aspects, runtime)
 
     def estimate(self, ready: Ready, target: Target, layers: Layers | None = None) -> int:
-        """--dry-run: what it would take, but for what its attacks do."""
+        """--dry-run: what it would take."""
         from modeledit.estimate import estimated
 
         found = estimated(
@@ -125,6 +125,7 @@ class Job:
             ready.editor,
             layers,
             ready.keep,
+            ready.aspects,
         )
         return show_estimate(found, self.printing, verbose=self.run.verbose)
 

@@ -1,6 +1,6 @@
 """ResNet-18 for 32-pixel images, its stem without stride: `--model module:cifar_resnet:resnet18`.
 
-A factory returns the network; the numbers below are read where the command line gives none.
+A factory returns the network; the numbers below are what to give as --mean, --std and --input-size.
 """
 
 from torch import nn

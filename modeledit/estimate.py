@@ -15,13 +15,15 @@ from modeledit.contrast import check
 from modeledit.cost import peak_memory_mb
 from modeledit.data import Data
 from modeledit.editors import Editor
+from modeledit.eval.aspects import Aspects, required
+from modeledit.eval.masking import CHECKED
 from modeledit.judging import CACHE
 from modeledit.layer_choice import Layers, most_passes
 from modeledit.models import LoadedModel
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
 from modeledit.selection import Strength
-from modeledit.targets import Target
+from modeledit.targets import AttackSuccess, Target
 from modeledit.units import survey
 
 
@@ -52,20 +54,23 @@ def estimated(
     editor: Editor | None = None,
     layers: Layers | None = None,
     keep: Target | None = None,
+    aspects: Aspects | None = None,
 ) -> Estimate:
     """Run one batch forward and backward, and count the rest.
 
     scorers: all that are tried, each with its own search. keep: a behaviour scored as well.
+    aspects: an attack that is measured as well.
     """
     for scorer in scorers:
         check(scorer, target, keep)
     anatomy = survey(loaded.module, data.train.example())
     trials = search.most_trials() if strength == "auto" else 0
     units = sum(layer.units for layer in anatomy.layers.values())
-    known = _known(target, data, len(anatomy.parameters))
-    behaviours = [known] if keep is None else [known, _known(keep, data, len(anatomy.parameters))]
+    aspects = aspects or Aspects()
+    wanted = [target] if keep is None else [target, keep]
+    behaviours = [(*_known(one, data, aspects), len(anatomy.parameters)) for one in wanted]
     passes = {
-        "score": most_passes(layers, *known)
+        "score": most_passes(layers, *behaviours[0])
         + sum(
             scorer.passes(*each) + units * scorer.passes_per_unit(each[0])
             for scorer in scorers
@@ -75,6 +80,9 @@ def estimated(
         "edit": len(scorers) * (trials + 1) * editor.passes() if editor is not None else 0,
         "evaluate": 2 * len(data.test),
     }
+    if aspects.attack is not None:
+        attacked = _attacked(aspects, data, target, len(scorers) * (trials + 1) if trials else 0)
+        passes = {stage: count + attacked.get(stage, 0) for stage, count in passes.items()}
     parameters = dict(loaded.module.named_parameters())
     return Estimate(
         weights=sum(parameters[name].numel() for name in anatomy.parameters),
@@ -89,10 +97,27 @@ def estimated(
     )
 
 
-def _known(target: Target, data: Data, tensors: int) -> tuple[int, int, int]:
-    """Training examples that show a behaviour, the others, and the tensors that may be edited."""
+def _attacked(aspects: Aspects, data: Data, target: Target, shown: int) -> dict[str, int]:
+    """What an attack adds by stage. shown: how often the search replays its images."""
+    each = required(aspects.attack).passes() + 2  # and what it makes of a clean image and of labels
+    few = {s.name: min(aspects.images, len(s)) for s in (data.train, data.validation, data.test)}
+    # Clean and changed ones, before and after: replayed, made anew and of another network.
+    rows = 2 if aspects.rival is None else 3
+    made = 2 if aspects.rival is None else 4
+    checked = min(CHECKED, few["test"]) * (aspects.queries + 16) if aspects.queries else 0
+    return {
+        "score": few["train"] * (each + 2) if isinstance(target, AttackSuccess) else 0,
+        "search": few["validation"] * (each + shown) if shown else 0,
+        "evaluate": few["test"] * (made * each + 4 * rows) + 2 * checked,
+    }
+
+
+def _known(target: Target, data: Data, aspects: Aspects) -> tuple[int, int]:
+    """Training examples that show a behaviour, and the others; all of them beside attacked ones."""
+    if isinstance(target, AttackSuccess):
+        return min(aspects.images, len(data.train)), len(data.train)
     shown = int(target.mask(data.train.labels).sum())
-    return shown, len(data.train) - shown, tensors
+    return shown, len(data.train) - shown
 
 
 def _seconds_per_pass(loaded: LoadedModel, data: Data, runtime: Runtime) -> float:

@@ -27,6 +27,7 @@ from modeledit.attacks.fgsm import Fgsm
 from modeledit.attacks.pgd import Pgd
 from modeledit.attacks.square import Square
 from modeledit.errors import ModelEditError, ModelError
+from modeledit.runtime import Meter
 from modeledit.toys import everything
 
 EVERY = {
@@ -53,6 +54,15 @@ def test_never_outside_the_ball_nor_the_range(name, norm, size, targeted, seed):
     change = (changed - pixels).flatten(1)
     length = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
     assert (length <= eps * (1 + 1e-5) + 1e-6).all()
+
+
+@every
+def test_passes_are_not_more_than_was_said(name):
+    network, pixels, labels, _ = prepared(6, 1)
+    attack, meter = EVERY[name](eps=1e-6), Meter()
+    network.meter = meter
+    attack(network, pixels, labels)
+    assert attack.passes() / 2 <= meter.images / len(pixels) <= attack.passes() + 1
 
 
 @every

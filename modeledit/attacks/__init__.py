@@ -50,6 +50,11 @@ class Attack(ABC):
         """(B, C, H, W) changed pixels, in 0..1 and within eps of `pixels`; `draws` is all chance
         there is."""
 
+    def passes(self) -> int:
+        """Forward-equivalents of an image at most, of which a gradient is three: here one gradient.
+        An attack that takes more says so."""
+        return 3
+
     def __call__(
         self,
         network: PixelModel,

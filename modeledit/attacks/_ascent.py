@@ -33,6 +33,10 @@ class Ascent(Attack):
             "set random_start, or restarts=1",
         )
 
+    def passes(self) -> int:
+        """See the base; one more pass a start looks at where it led."""
+        return self.restarts * (3 * self.steps + 1)
+
     @abstractmethod
     def ascend(self, network: PixelModel, clean: Tensor, start: Tensor, goal: Goal) -> Tensor:
         """From `start` towards the goal, within the ball around `clean`; all (B, C, H, W)."""

@@ -34,6 +34,10 @@ class Apgd(Ascent):
         super().__post_init__()
         choice("loss", self.loss, Loss)
 
+    def passes(self) -> int:
+        """See the base; the last point of a start is looked at twice."""
+        return super().passes() + self.restarts
+
     def ascend(self, network: PixelModel, clean: Tensor, start: Tensor, goal: Goal) -> Tensor:
         objective = goal.dlr if self.loss == "dlr" else goal.cross_entropy
         logits, gradient = network.gradient(start, objective)

@@ -39,6 +39,10 @@ class Square(Attack):
         whole("queries", self.queries, 1)
         share("p", self.p)
 
+    def passes(self) -> int:
+        """See the base."""
+        return self.queries
+
     def run(self, network: PixelModel, pixels: Tensor, goal: Goal, draws: Draws) -> Tensor:
         at = (stripes if self.norm == "linf" else tiles)(pixels, draws, self.eps)
         logits = network.logits(at)

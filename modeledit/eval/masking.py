@@ -15,6 +15,7 @@ from modeledit.errors import ModelEditError
 from modeledit.eval.attacks import Adversarial, outcome, slices
 from modeledit.runtime import Runtime
 
+CHECKED = 100  # images, at most
 FLAT = 0.05  # share of images without a slope that is worth a warning
 
 
@@ -48,7 +49,7 @@ def masked_gradients(
     found: Adversarial,
     runtime: Runtime,
     *,
-    images: int = 100,
+    images: int = CHECKED,
     queries: int = 5000,
 ) -> MaskedGradients:
     """Check the attack that made `found` on this network, on at most `images` of its images, spread
