@@ -33,7 +33,7 @@ from modeledit.types import Unit
 from modeledit.units import survey
 
 STEPS = 4  # of the gate path
-HALVES = 10  # of its random orders
+WINDOWS = 10  # of its random orders
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Arena:
     @cached_property
     def priors(self) -> Floats:
         """(n, 1, 2): by both paths, as neuron-shapley has them."""
-        orders = gate_orders(*self._gated, Runtime(), HALVES)[self._places]
+        orders = gate_orders(*self._gated, Runtime(), WINDOWS)[self._places]
         return np.stack([self.prior[0], orders], axis=2)
 
     @property

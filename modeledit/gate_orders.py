@@ -1,8 +1,9 @@
-"""Gates in random orders: half of the units fade at a time, in an order of each image's own.
+"""Gates in random orders: a part of the units fades at a time, in an order of each image's own.
 
 On the straight path of `gate_path` all units fade together, and networks whose metric hardly
-changes until many are gone are seen where nothing matters. Here one half of the units, drawn for
-each image, stands between pinned and intact while the other half is all there or all gone.
+changes until many are gone are seen where nothing matters. Here a share of the units, drawn for
+each image, stands between pinned and intact while the others are all there or all gone, and a
+network that is worth nothing after a few is seen while those few go.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from modeledit.runtime import Runtime
 from modeledit.subnets.switches import channel_axis
 from modeledit.surgery import hooked
 from modeledit.units import Anatomy, Layer
+
+PILOT = 32  # images that tell after how many units the metric is lost
+SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)  # of units gone, that are tried
+LOST = 0.85  # of the metric, where it counts as lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,39 +103,103 @@ def gate_orders(
     runtime: Runtime,
     steps: int = 10,
 ) -> npt.NDArray[np.float64]:
-    """(n, m): mean slope dV/dm_i with m_i and the gates of the unit's half uniform in 0..1, and the
-    other half all intact or all pinned.
+    """(n, m): mean slope dV/dm_i with m_i and the gates of the units of its window uniform in 0..1,
+    those before them in the image's order pinned, those after intact.
 
-    Near to Shapley values; they add up to V(all) - V(none) only roughly. An order takes two steps,
-    every second one is the reverse of the one before, with its gates reversed. 0 for units that
-    cannot take their pin, and for those whose norm has weight 0. Takes 3 * steps
-    forward-equivalents an image; `steps` is even. The same seed gives the same values.
+    The windows are the two halves of an order; where V is as good as lost once a share of the
+    units, at most half, is gone, that share is the only one. Near to Shapley values; they add up
+    to V(all) - V(none) only roughly. An order takes a step for each window, every second one is
+    the reverse of the one before, with its gates reversed. 0 for units that cannot take their
+    pin, and for those whose norm has weight 0. Takes 3 * steps forward-equivalents an image, and
+    `pilot_passes`; `steps` is even. The same seed gives the same values.
     """
     gated = Gated.of(model, anatomy, layers, values)
     fades = [Fade.of(model, gated, layer) for layer in gated.layers]
     free = torch.cat([fade.free for fade in fades]).cpu()
-    total: Tensor | None = None
-    with runtime.progress.stage("fading half of the units", steps * len(batches)) as tick:
+    if not batches:
+        raise ValueError("no batch came")
+    windows = _windows(model, fades, free, batches, parts, runtime)
+    total = torch.zeros(())
+    with runtime.progress.stage("fading units in random orders", steps * len(batches)) as tick:
         for at, batch in enumerate(batches):
             draws = torch.Generator().manual_seed(runtime.seed * 1_000_003 + at)
-            for gates, fading in _halves(len(batch.labels), free, steps, draws):
+            for gates, fading in _orders(len(batch.labels), free, windows, steps, draws):
                 slopes = _slopes(model, fades, gates, batch, parts, runtime)  # (m, B, n)
-                found = (slopes * fading).sum(1).T.double() / (steps / 2)
-                total = found if total is None else total + found
+                found = (slopes * fading).sum(1).T.double() * len(windows) / steps
+                total = total + found
                 tick(1)
-    if total is None:
-        raise ValueError("no batch came")
     result: npt.NDArray[np.float64] = total.numpy()
     return result
 
 
-def _halves(
-    images: int, free: Tensor, steps: int, draws: torch.Generator
+def pilot_passes(images: int) -> int:
+    """At most so many forward passes find out after how many units V is lost."""
+    return (len(SHARES) + 2) * min(images, 2 * PILOT)
+
+
+def _windows(
+    model: nn.Module,
+    fades: Sequence[Fade],
+    free: Tensor,
+    batches: Sequence[Batch],
+    parts: Parts,
+    runtime: Runtime,
+) -> list[tuple[float, float]]:
+    """Shares of an order between which units fade, one window after the other."""
+    few = _pilot(batches)
+    given = (model, fades, free, few, parts, runtime)
+    worth = [_worth(*given, share) for share in (0.0, *SHARES, 1.0)]
+    fall = worth[0] - worth[-1]  # (m,)
+    for share, left in zip(SHARES, worth[1:-1], strict=True):
+        lost = worth[0] - left >= LOST * fall
+        if bool((fall > 0).any()) and bool(lost[fall > 0].all()):
+            return [(0.0, share)]
+    return [(0.0, 0.5), (0.5, 1.0)]
+
+
+def _pilot(batches: Sequence[Batch]) -> list[Batch]:
+    """Evenly spaced images, as they may come class by class."""
+    stride, seen, found = max(1, sum(len(b.labels) for b in batches) // PILOT), 0, []
+    for batch in batches:
+        rows = slice(-seen % stride, None, stride)
+        found.append(Batch(batch.images[rows], batch.labels[rows], batch.indices[rows]))
+        seen += len(batch.labels)
+    return [batch for batch in found if len(batch.labels)]
+
+
+def _worth(
+    model: nn.Module,
+    fades: Sequence[Fade],
+    free: Tensor,
+    batches: Sequence[Batch],
+    parts: Parts,
+    runtime: Runtime,
+    share: float,
+) -> Tensor:
+    """(m,) with that share of the units pinned, others for each image."""
+    total: list[Tensor] = []
+    for at, batch in enumerate(batches):
+        draws = torch.Generator().manual_seed(runtime.seed * 1_000_003 + at)
+        turns = torch.rand(len(batch.labels), len(free), generator=draws)
+        gates = ((turns >= share) | ~free).to(batch.images)
+        own = torch.split(gates, [len(fade.free) for fade in fades], 1)
+        with torch.no_grad(), hooked(_faded(fades, own)):
+            total.append(parts(model(batch.images.clone()), batch))
+        runtime.meter.forward(len(batch.labels))
+    return torch.stack(total).sum(0).cpu()
+
+
+def _orders(
+    images: int,
+    free: Tensor,
+    windows: Sequence[tuple[float, float]],
+    steps: int,
+    draws: torch.Generator,
 ) -> list[tuple[Tensor, Tensor]]:
     """(B, n) gates, and the units, (B, n) bool, that are between pinned and intact, by step."""
     n, found = len(free), []
     players = int(free.sum())
-    for order in range(steps // 2):
+    for order in range(steps // len(windows)):
         if order % 2 == 0:
             # Over the images each unit comes early and late, and its gate is near 0 and near 1,
             # equally often.
@@ -141,13 +210,25 @@ def _halves(
             inner = (places + torch.rand(images, players, generator=draws)) / images
         else:
             rank, inner = players - 1 - rank, 1 - inner
-        half = rank * 2 // max(players, 1)
-        for now in (0, 1):
+        for first, last in windows:
+            low, high = round(first * players), max(round(last * players), 1)
+            now = (low <= rank) & (rank < high)
             gates, fading = torch.ones(images, n), torch.zeros(images, n, dtype=torch.bool)
-            gates[:, free] = torch.where(half == now, inner, (half > now).float())
-            fading[:, free] = half == now
+            gates[:, free] = torch.where(now, inner, (rank >= high).float())
+            fading[:, free] = now
             found.append((gates, fading))
     return found
+
+
+def _faded(
+    fades: Sequence[Fade], gates: Sequence[Tensor]
+) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    """What happens to the output of each layer."""
+
+    def see(fade: Fade, gate: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda output: fade(output, gate)
+
+    return [(fade.module, see(fade, gate)) for fade, gate in zip(fades, gates, strict=True)]
 
 
 def _slopes(
@@ -163,12 +244,7 @@ def _slopes(
         part.to(batch.images.device).requires_grad_()
         for part in torch.split(gates, [len(fade.free) for fade in fades], 1)
     ]
-
-    def see(fade: Fade, gate: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda output: fade(output, gate)
-
-    after = [(fade.module, see(fade, gate)) for fade, gate in zip(fades, own, strict=True)]
-    with torch.enable_grad(), hooked(after):
+    with torch.enable_grad(), hooked(_faded(fades, own)):
         numbers = parts(model(batch.images.clone()), batch)  # (m,)
     runtime.meter.forward(len(batch.labels))
     columns = []

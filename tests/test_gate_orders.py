@@ -12,7 +12,16 @@ from torch import nn
 
 from modeledit.data import Split
 from modeledit.games import GameSpec, reading
-from modeledit.gate_orders import Fade, _halves, gate_orders
+from modeledit.gate_orders import (
+    PILOT,
+    SHARES,
+    Fade,
+    _orders,
+    _pilot,
+    _windows,
+    gate_orders,
+    pilot_passes,
+)
 from modeledit.gate_path import Gated
 from modeledit.runtime import Runtime
 from modeledit.surgery import edited, evaluating, hooked, pins, record_means
@@ -68,7 +77,8 @@ def test_gates_of_0_and_1_are_the_written_network_of_each_image(name, zero):
 
 def test_an_order_fades_each_unit_once_and_its_reverse_comes_next():
     free = torch.tensor([True, True, False, True, True, True])
-    steps = _halves(7, free, 4, torch.Generator().manual_seed(0))
+    halves = [(0.0, 0.5), (0.5, 1.0)]
+    steps = _orders(7, free, halves, 4, torch.Generator().manual_seed(0))
     assert len(steps) == 4
     for first in (0, 2):
         fading = steps[first][1].int() + steps[first + 1][1].int()
@@ -78,6 +88,59 @@ def test_an_order_fades_each_unit_once_and_its_reverse_comes_next():
     assert bool((two[now] == 0).all())
     assert bool((one[:, 2] == 1).all())  # cannot fade
     assert int(((now == late)[:, free]).sum()) == 7  # the middle one of five
+
+
+def test_a_window_fades_the_first_of_an_order():
+    free = torch.ones(10, dtype=torch.bool)
+    steps = _orders(7, free, [(0.0, 0.2)], 2, torch.Generator().manual_seed(0))
+    assert len(steps) == 2
+    for gates, fading in steps:
+        assert torch.equal(fading.sum(1), torch.full((7,), 2))
+        assert bool((gates[~fading] == 1).all())
+    assert not bool((steps[0][1] & steps[1][1]).any())  # the reverse begins at the other end
+
+
+@pytest.mark.parametrize(
+    ("lost", "windows"),
+    [(2, [(0.0, 0.05)]), (20, [(0.0, 0.2)]), (100, [(0.0, 0.5), (0.5, 1.0)])],
+)
+def test_where_few_units_end_it_the_window_is_theirs(lost, windows):
+    class Steep(nn.Module):
+        """The first logit falls from 1 to 0 while the first `lost` of 100 units go."""
+
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Conv2d(1, 100, 1), nn.Linear(1, 3)
+
+        def forward(self, x):
+            alive = self.body(x).mean((2, 3)).sum(1, keepdim=True)
+            return self.head(((alive - 100) / lost + 1).relu())
+
+    model = Steep().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+        model.body.weight.zero_()
+        model.head.bias.zero_()
+    anatomy = survey(model, SPLIT.example())
+    layers, batches = tuple(anatomy.layers), tuple(SPLIT.batches(Runtime(batch_size=9)))
+    gated = Gated.of(model, anatomy, layers, "zero")
+    fades = [Fade.of(model, gated, layer) for layer in gated.layers]
+
+    def first(logits, _):
+        return logits[:, :1].sum(0)
+
+    given = (model, fades, torch.ones(100, dtype=torch.bool), batches, first, Runtime())
+    assert _windows(*given) == windows
+
+
+def test_the_pilot_takes_images_at_even_distances():
+    batches = [b for _ in range(40) for b in SPLIT.batches(Runtime(batch_size=9))]
+    many = sum(len(batch.labels) for batch in batches)
+    found = torch.cat([batch.indices for batch in _pilot(batches)])
+    every = torch.cat([batch.indices for batch in batches])
+    assert torch.equal(found, every[:: many // PILOT])
+    assert PILOT <= len(found) < 2 * PILOT
 
 
 def test_exact_where_units_only_add_up():
@@ -135,7 +198,9 @@ def test_cost_seed_and_the_callers_model():
     model, runtime = net("norm"), Runtime(seed=3)
     before = everything(model)
     found = scored(model, 6, runtime=runtime)
-    assert runtime.meter.images == 3 * 6 * len(SPLIT)
+    pilot = (len(SHARES) + 2) * sum(len(batch.labels) for batch in _pilot(table(net("norm"))[3]))
+    assert runtime.meter.images == 3 * 6 * len(SPLIT) + pilot
+    assert pilot <= pilot_passes(len(SPLIT))
     assert everything(model) == before
     assert np.array_equal(found, scored(model, 6, runtime=Runtime(seed=3)))
     assert not np.array_equal(found, scored(model, 6, runtime=Runtime(seed=4)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from modeledit.gate_orders import gate_orders
+from modeledit.gate_orders import gate_orders, pilot_passes
 from modeledit.gate_path import gate_ig
 from modeledit.scorers import Found, Job, Scorer
 from modeledit.scorers._games import EVERY, Value, found, lay, oriented
@@ -26,7 +26,7 @@ class GateIg(Scorer):
     `metric` over the target's images: a cheap stand-in for Shapley values, which it is close to
     and not equal to. Summed over all units it is V(all) - V(none), up to quadrature.
     metric: margin, loss (its negative, so that larger = better) or probability.
-    path: "straight" fades all units together; "orders" one half after the other, in random orders
+    path: "straight" fades all units together; "orders" a part at a time, in random orders
     of each image's own, with gates drawn for each unit: nearer to Shapley values of networks that
     break down early, and the sum is right only roughly.
     steps: Gauss-Legendre nodes, or for orders an even number of halves. images: most that V is read
@@ -67,7 +67,10 @@ class GateIg(Scorer):
         """See the base."""
         del tensors
         calibrated = min(self.calibration, shown + others)
-        faded = 3 * self.steps * min(self.images, shown)
+        images = min(self.images, shown)
+        faded = 3 * self.steps * images
+        if self.path == "orders":
+            faded += pilot_passes(images)
         return calibrated + faded + (ranked_passes(shown, others) if self.selective else 0)
 
     def run(self, job: Job) -> Found:

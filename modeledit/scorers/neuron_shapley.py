@@ -12,7 +12,7 @@ import numpy as np
 from modeledit.checkpoint import identity
 from modeledit.errors import ModelEditError
 from modeledit.games import RANGES, FilterGame, GameSpec, Metric
-from modeledit.gate_orders import gate_orders
+from modeledit.gate_orders import gate_orders, pilot_passes
 from modeledit.gate_path import gate_ig
 from modeledit.scorers import Found, Job, Scorer
 from modeledit.scorers._games import EVERY, Table, Value, found, lay, oriented
@@ -45,7 +45,7 @@ KINDS: Mapping[Name, type[Estimator]] = {
 }
 ENOUGH = 2000  # evaluations, where the estimator has no end of its own
 STEPS = 4  # of a prior's straight path
-HALVES = 10  # of a prior's random orders
+WINDOWS = 10  # of a prior's random orders
 THEIRS = (
     "delta",
     "k",
@@ -134,7 +134,8 @@ class NeuronShapley(Scorer):
         images = min(self.images, shown)
         played = (self.evaluations or ENOUGH) * images
         yardstick = ranked_passes(shown, others, sampled=True) if self.selective else 0
-        surrogate = 3 * (STEPS + HALVES) * images if self._takes_prior else 0
+        guessed = 3 * (STEPS + WINDOWS) * images + pilot_passes(images)
+        surrogate = guessed if self._takes_prior else 0
         return min(self.calibration, shown + others) + played + surrogate + yardstick
 
     def run(self, job: Job) -> Found:
@@ -243,7 +244,7 @@ class NeuronShapley(Scorer):
         if smooth.metric == "accuracy":
             smooth = replace(smooth, metric="probability")
         given = (job.model, job.anatomy, table.layers, table.means, table.batches, smooth.parts)
-        paths = gate_ig(*given, job.runtime, STEPS), gate_orders(*given, job.runtime, HALVES)
+        paths = gate_ig(*given, job.runtime, STEPS), gate_orders(*given, job.runtime, WINDOWS)
         return np.stack(paths, axis=2)[table.places(units)]
 
     def _identity(self, job: Job, table: Table) -> dict[str, Any]:
