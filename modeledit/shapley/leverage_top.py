@@ -17,6 +17,7 @@ from modeledit.shapley.tmab import check_top, slack
 
 DRAWS = 1000  # of values that could be the true ones
 FEWEST = 2  # waves before the errors are believed
+DOUBT = 1.5  # the largest values are off by up to so many of the errors that hold for all of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,9 @@ class LeverageTop(LeverageCentred):
     The choice, the k largest estimates, fails if one of it lies more than the tolerance below the
     threshold, or another player more than the tolerance above it; the threshold is midway between
     the k-th and the next value. After each wave true values are drawn around the estimates, normal
-    with their standard errors, and the run ends once the choice fails in at most a share `delta` of
-    the draws. That is approximate: the errors are a jackknife's, drawn as if independent.
+    with their errors, and the run ends once the choice fails in at most a share `delta` of
+    the draws. That is approximate: the errors are a jackknife's, half as large again since large
+    values are pulled towards the prior more than others, and drawn as if independent.
 
     delta: also the chance that a half width misses its value.
     relative: the tolerance is in equal shares, |V(all) - V(none)| / n, of each game. With several
@@ -69,7 +71,7 @@ class LeverageTop(LeverageCentred):
         found = super().estimate(state)
         if not np.isfinite(found.half_width).all():
             return False
-        errors = found.half_width / ndtri(1 - self.delta / 2)
+        errors = DOUBT * found.half_width / ndtri(1 - self.delta / 2)
         near = slack(state, self.tolerance, self.relative)
         normal = state.rng(0, 2).standard_normal((DRAWS, state.players))
         return all(
