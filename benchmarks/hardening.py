@@ -145,10 +145,14 @@ class Study:
         network = self.pixels(edited)
         again = outcome(network, self.test.again(self.attack, network, self.runtime), self.runtime)
         found = {"replay": replay.to_dict(), "adaptive": again.to_dict()}
+        return {**found, **self.moved(network)}
+
+    def moved(self, network: PixelModel) -> dict[str, Any]:
+        """The outcome of the other network's images, if there is one."""
         if self.transferred is None:
-            return found
+            return {}
         shown = outcome(network, self.transferred, self.runtime, among=self.test.correct)
-        return {**found, "transfer": shown.to_dict()}
+        return {"transfer": shown.to_dict()}
 
     def _correlation(self, name: str, options: Mapping[str, Any], scores: Scores) -> float | None:
         """Spearman's between values for the attack and for accuracy, where a scorer gives both."""
@@ -232,7 +236,13 @@ def main() -> None:
         rows.append(
             study.run(method)
             | same
-            | {"before": study.before["test"].to_dict(), "versions": modeledit.versions()}
+            | {
+                "before": {
+                    **study.before["test"].to_dict(),
+                    **study.moved(study.pixels(study.loaded.module)),
+                }
+            }
+            | {"versions": modeledit.versions()}
             | {"threads": torch.get_num_threads(), "machine": platform.machine()}
         )
         with log.open("a") as file:

@@ -38,7 +38,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     first = rows[0]
     before = first["before"]
     step = f" of {first['step_size']:.4f}" if first.get("step_size") else ""
-    made_on = f" Transfer: of images made on {first['transfer']}." if first.get("transfer") else ""
+    made_on = f" Transfer: of images made on {first['transfer']}" if first.get("transfer") else ""
+    if made_on:
+        moved = before.get("transfer", {}).get("success_rate")
+        made_on += "." if moved is None else f"; unedited {moved:.3f}."
     finer = f" Stepwise-peps with gain {first['gain']:g}." if first.get("gain") else ""
     lines = [
         f"Targeted PGD, eps {first['eps']:.4f}, {first['steps']} steps{step}; {before['n']} test "
