@@ -17,7 +17,7 @@ from modeledit.shapley.tmab import check_top, slack
 
 DRAWS = 1000  # of values that could be the true ones
 FEWEST = 2  # waves before the errors are believed
-DOUBT = 1.5  # the largest values are off by up to so many of the errors that hold for all of them
+DOUBT = 1.25  # root mean square of the largest values' true errors, in standard errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class LeverageTop(LeverageCentred):
     threshold, or another player more than the tolerance above it; the threshold is midway between
     the k-th and the next value. After each wave true values are drawn around the estimates, normal
     with their errors, and the run ends once the choice fails in at most a share `delta` of
-    the draws. That is approximate: the errors are a jackknife's, half as large again since large
+    the draws. That is approximate: the errors are a jackknife's, a quarter larger since large
     values are pulled towards the prior more than others, and drawn as if independent.
 
     delta: also the chance that a half width misses its value.
