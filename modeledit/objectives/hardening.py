@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from modeledit.judging import Baseline
 
 WEAKENED = "replay weakened"
+IN_NOISE = "replay weakened, within noise"  # the 95 % interval of the success after holds it before
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,13 @@ class Hardening(Objective):
             return lost
         if new >= old:
             return NO_EFFECT, numbers
-        again = after.attack.success_rate if after.attack is not None else None
+        found = after.attack
+        again = found.success_rate if found is not None else None
         made = "could not be made" if again is None else f"succeed on {100 * again:.1f} %"
         why = f"{numbers}; images made anew on the edited network {made}"
-        return beside(gates) or (WEAKENED, why)
+        interval = found.ci95.get("replay_success_rate") if found is not None else None
+        noise = interval is not None and old <= interval[1]
+        return beside(gates) or (IN_NOISE if noise else WEAKENED, why)
 
 
 def _replayed(found: Measurement) -> float:
