@@ -218,6 +218,7 @@ def gate(field: Field) -> Rows:
         ("straight", 4, 1),
         ("straight", 10, 1),
         ("orders", 4, 5),
+        ("orders", 8, 5),
         ("orders", 10, 5),
     ):
         for seed in range(seeds):
