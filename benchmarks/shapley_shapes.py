@@ -9,7 +9,8 @@
 curve: accuracy on test images after the top filters of each ranking are pinned to their mean
 output. depth: mean position, 0 (first layer) to 1 (last), of the top filters, for all classes and
 for single ones. --agreement takes the intact network's own top class as the label, for networks
-whose classes the images do not have, and its most frequent answers as the single classes.
+whose classes the images do not have, and its most frequent answers as the single classes; with
+--sure only on images that it recognises best.
 --filter-dropout P trains the demo's network anew by its own recipe with whole filters left out at
 random; 0 is the same training without. Results go to RESULTS/shapley-shapes-NAME.json and .md.
 """
@@ -51,6 +52,7 @@ from modeledit.types import EditPlan, Unit
 
 COUNTS = (0, 10, 20, 30)
 DRAWS = 5  # of random filters
+SURE = 4  # times as many images are drawn as the surest that are kept
 FREQUENT = 3  # classes whose filters' depth is measured, by agreement
 PATHS = ((gate_ig, 4), (gate_orders, 10))  # and their steps
 
@@ -65,7 +67,8 @@ def opened(options: argparse.Namespace) -> Baseline:
         return load(options.network, options.data, options.checkpoint, 0, None)
     loaded = modeledit.load_model(options.network, options.checkpoint)
     most = max(options.images, options.tested)
-    found = modeledit.load_data(options.data, loaded.preprocessing, limit=most)
+    drawn = SURE * most if options.sure else most
+    found = modeledit.load_data(options.data, loaded.preprocessing, limit=drawn)
     return answered(loaded, found, most)
 
 
@@ -148,6 +151,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "network": options.network,
         "filters": len(units),
         "layers": options.layers,
+        "sure": options.sure,
         "evaluations": options.evaluations,
         "filter_dropout": options.filter_dropout,
         "images": options.images,
@@ -184,6 +188,7 @@ def main() -> None:
     parser.add_argument("network", help="demo, cifar10, fashion-mnist; any by --agreement")
     parser.add_argument("--data", default="")
     parser.add_argument("--checkpoint", type=Path, default=Path())
+    parser.add_argument("--sure", action="store_true", help="of 4 times the images")
     parser.add_argument("--layers", default="", help="patterns, all if empty")
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--filter-dropout", type=float, help="train the demo's network with it")
@@ -208,7 +213,7 @@ def main() -> None:
     name = options.network.rpartition(":")[2]
     if options.filter_dropout is not None:
         name += f"-dropout-{options.filter_dropout:g}"
-    name += "-quick" * options.quick
+    name += "-sure" * options.sure + "-quick" * options.quick
     file = options.results / f"shapley-shapes-{name}.json"
     file.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     show(result, file.with_suffix(".md"))
