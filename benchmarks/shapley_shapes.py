@@ -208,6 +208,8 @@ def main() -> None:
         options.counts, options.classes, options.epochs = [0, 30], [3], 1
     if options.filter_dropout is not None and options.network != "demo":
         parser.error("--filter-dropout trains the demo's network: give `demo`")
+    if options.sure and not options.agreement:
+        parser.error("--sure chooses by the network's own answers: give --agreement")
     torch.set_num_threads(options.threads)
     result = measured(options)
     name = options.network.rpartition(":")[2]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +94,68 @@ class Fade:
         return along.reshape(len(output), -1, self.width).sum(2) * self.free.to(own)
 
 
+@dataclass(frozen=True, eq=False)
+class Fading:
+    """A network whose units can be faded, for each image its own: its metric, and its slopes."""
+
+    model: nn.Module
+    fades: Sequence[Fade]
+    parts: Parts
+    runtime: Runtime
+
+    @cached_property
+    def free(self) -> Tensor:
+        """(n,) bool, on the CPU: False for units that cannot take their pin."""
+        return torch.cat([fade.free for fade in self.fades]).cpu()
+
+    def windows(self, batches: Sequence[Batch]) -> list[tuple[float, float]]:
+        """Shares of an order between which units fade, one window after the other."""
+        few = _pilot(batches)
+        worth = [self.worth(few, share) for share in (0.0, *SHARES, 1.0)]
+        fall = worth[0] - worth[-1]  # (m,)
+        for share, left in zip(SHARES, worth[1:-1], strict=True):
+            lost = worth[0] - left >= LOST * fall
+            if bool((fall > 0).any()) and bool(lost[fall > 0].all()):
+                return [(0.0, share)]
+        return [(0.0, 0.5), (0.5, 1.0)]
+
+    def worth(self, batches: Sequence[Batch], share: float) -> Tensor:
+        """(m,) with that share of the units pinned, others for each image."""
+        total: list[Tensor] = []
+        for at, batch in enumerate(batches):
+            draws = torch.Generator().manual_seed(self.runtime.seed * 1_000_003 + at)
+            turns = torch.rand(len(batch.labels), len(self.free), generator=draws)
+            own = self._by_layer(((turns >= share) | ~self.free).to(batch.images))
+            with torch.no_grad(), hooked(self._hooks(own)):
+                total.append(self.parts(self.model(batch.images.clone()), batch))
+            self.runtime.meter.forward(len(batch.labels))
+        return torch.stack(total).sum(0).cpu()
+
+    def slopes(self, gates: Tensor, batch: Batch) -> Tensor:
+        """(m, B, n), on the CPU: of each image's share of the m numbers in its gates, (B, n)."""
+        own = [part.to(batch.images.device).requires_grad_() for part in self._by_layer(gates)]
+        with torch.enable_grad(), hooked(self._hooks(own)):
+            numbers = self.parts(self.model(batch.images.clone()), batch)  # (m,)
+        self.runtime.meter.forward(len(batch.labels))
+        columns = []
+        for k, number in enumerate(numbers):
+            found = torch.autograd.grad(number, own, retain_graph=k + 1 < len(numbers))
+            self.runtime.meter.backward(len(batch.labels))
+            columns.append(torch.cat(found, 1).cpu())
+        return torch.stack(columns)
+
+    def _by_layer(self, gates: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(gates, [len(fade.free) for fade in self.fades], 1)
+
+    def _hooks(self, gates: Sequence[Tensor]) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+        def see(fade: Fade, gate: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda output: fade(output, gate)
+
+        return [
+            (fade.module, see(fade, gate)) for fade, gate in zip(self.fades, gates, strict=True)
+        ]
+
+
 def gate_orders(
     model: nn.Module,
     anatomy: Anatomy,
@@ -114,17 +177,18 @@ def gate_orders(
     `pilot_passes`; `steps` is even. The same seed gives the same values.
     """
     gated = Gated.of(model, anatomy, layers, values)
-    fades = [Fade.of(model, gated, layer) for layer in gated.layers]
-    free = torch.cat([fade.free for fade in fades]).cpu()
+    network = Fading(
+        model, [Fade.of(model, gated, layer) for layer in gated.layers], parts, runtime
+    )
     if not batches:
         raise ValueError("no batch came")
-    windows = _windows(model, fades, free, batches, parts, runtime)
+    windows = network.windows(batches)
     total = torch.zeros(())
     with runtime.progress.stage("fading units in random orders", steps * len(batches)) as tick:
         for at, batch in enumerate(batches):
             draws = torch.Generator().manual_seed(runtime.seed * 1_000_003 + at)
-            for gates, fading in _orders(len(batch.labels), free, windows, steps, draws):
-                slopes = _slopes(model, fades, gates, batch, parts, runtime)  # (m, B, n)
+            for gates, fading in _orders(len(batch.labels), network.free, windows, steps, draws):
+                slopes = network.slopes(gates, batch)  # (m, B, n)
                 found = (slopes * fading).sum(1).T.double() * len(windows) / steps
                 total = total + found
                 tick(1)
@@ -137,26 +201,6 @@ def pilot_passes(images: int) -> int:
     return (len(SHARES) + 2) * min(images, 2 * PILOT)
 
 
-def _windows(
-    model: nn.Module,
-    fades: Sequence[Fade],
-    free: Tensor,
-    batches: Sequence[Batch],
-    parts: Parts,
-    runtime: Runtime,
-) -> list[tuple[float, float]]:
-    """Shares of an order between which units fade, one window after the other."""
-    few = _pilot(batches)
-    given = (model, fades, free, few, parts, runtime)
-    worth = [_worth(*given, share) for share in (0.0, *SHARES, 1.0)]
-    fall = worth[0] - worth[-1]  # (m,)
-    for share, left in zip(SHARES, worth[1:-1], strict=True):
-        lost = worth[0] - left >= LOST * fall
-        if bool((fall > 0).any()) and bool(lost[fall > 0].all()):
-            return [(0.0, share)]
-    return [(0.0, 0.5), (0.5, 1.0)]
-
-
 def _pilot(batches: Sequence[Batch]) -> list[Batch]:
     """Evenly spaced images, as they may come class by class."""
     stride, seen, found = max(1, sum(len(b.labels) for b in batches) // PILOT), 0, []
@@ -165,28 +209,6 @@ def _pilot(batches: Sequence[Batch]) -> list[Batch]:
         found.append(Batch(batch.images[rows], batch.labels[rows], batch.indices[rows]))
         seen += len(batch.labels)
     return [batch for batch in found if len(batch.labels)]
-
-
-def _worth(
-    model: nn.Module,
-    fades: Sequence[Fade],
-    free: Tensor,
-    batches: Sequence[Batch],
-    parts: Parts,
-    runtime: Runtime,
-    share: float,
-) -> Tensor:
-    """(m,) with that share of the units pinned, others for each image."""
-    total: list[Tensor] = []
-    for at, batch in enumerate(batches):
-        draws = torch.Generator().manual_seed(runtime.seed * 1_000_003 + at)
-        turns = torch.rand(len(batch.labels), len(free), generator=draws)
-        gates = ((turns >= share) | ~free).to(batch.images)
-        own = torch.split(gates, [len(fade.free) for fade in fades], 1)
-        with torch.no_grad(), hooked(_faded(fades, own)):
-            total.append(parts(model(batch.images.clone()), batch))
-        runtime.meter.forward(len(batch.labels))
-    return torch.stack(total).sum(0).cpu()
 
 
 def _orders(
@@ -211,45 +233,10 @@ def _orders(
         else:
             rank, inner = players - 1 - rank, 1 - inner
         for first, last in windows:
-            low, high = round(first * players), max(round(last * players), 1)
+            low, high = (max(round(edge * players), 1) if edge else 0 for edge in (first, last))
             now = (low <= rank) & (rank < high)
             gates, fading = torch.ones(images, n), torch.zeros(images, n, dtype=torch.bool)
             gates[:, free] = torch.where(now, inner, (rank >= high).float())
             fading[:, free] = now
             found.append((gates, fading))
     return found
-
-
-def _faded(
-    fades: Sequence[Fade], gates: Sequence[Tensor]
-) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    """What happens to the output of each layer."""
-
-    def see(fade: Fade, gate: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda output: fade(output, gate)
-
-    return [(fade.module, see(fade, gate)) for fade, gate in zip(fades, gates, strict=True)]
-
-
-def _slopes(
-    model: nn.Module,
-    fades: Sequence[Fade],
-    gates: Tensor,
-    batch: Batch,
-    parts: Parts,
-    runtime: Runtime,
-) -> Tensor:
-    """(m, B, n), on the CPU: of each image's share of the m numbers in its own gates."""
-    own = [
-        part.to(batch.images.device).requires_grad_()
-        for part in torch.split(gates, [len(fade.free) for fade in fades], 1)
-    ]
-    with torch.enable_grad(), hooked(_faded(fades, own)):
-        numbers = parts(model(batch.images.clone()), batch)  # (m,)
-    runtime.meter.forward(len(batch.labels))
-    columns = []
-    for k, number in enumerate(numbers):
-        found = torch.autograd.grad(number, own, retain_graph=k + 1 < len(numbers))
-        runtime.meter.backward(len(batch.labels))
-        columns.append(torch.cat(found, 1).cpu())
-    return torch.stack(columns)

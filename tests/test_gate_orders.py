@@ -16,9 +16,9 @@ from modeledit.gate_orders import (
     PILOT,
     SHARES,
     Fade,
+    Fading,
     _orders,
     _pilot,
-    _windows,
     gate_orders,
     pilot_passes,
 )
@@ -90,6 +90,15 @@ def test_an_order_fades_each_unit_once_and_its_reverse_comes_next():
     assert int(((now == late)[:, free]).sum()) == 7  # the middle one of five
 
 
+@pytest.mark.parametrize("players", [1, 2, 3])
+def test_few_units_fade_once_in_an_order(players):
+    free = torch.ones(players, dtype=torch.bool)
+    steps = _orders(4, free, [(0.0, 0.5), (0.5, 1.0)], 2, torch.Generator().manual_seed(0))
+    assert torch.equal(steps[0][1].int() + steps[1][1].int(), torch.ones(4, players).int())
+    ((_, narrow),) = _orders(4, free, [(0.0, 0.05)], 1, torch.Generator().manual_seed(0))
+    assert bool((narrow.sum(1) == 1).all())
+
+
 def test_a_window_fades_the_first_of_an_order():
     free = torch.ones(10, dtype=torch.bool)
     steps = _orders(7, free, [(0.0, 0.2)], 2, torch.Generator().manual_seed(0))
@@ -130,8 +139,7 @@ def test_where_few_units_end_it_the_window_is_theirs(lost, windows):
     def first(logits, _):
         return logits[:, :1].sum(0)
 
-    given = (model, fades, torch.ones(100, dtype=torch.bool), batches, first, Runtime())
-    assert _windows(*given) == windows
+    assert Fading(model, fades, first, Runtime()).windows(batches) == windows
 
 
 def test_the_pilot_takes_images_at_even_distances():

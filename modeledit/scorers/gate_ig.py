@@ -29,7 +29,7 @@ class GateIg(Scorer):
     path: "straight" fades all units together; "orders" a part at a time, in random orders
     of each image's own, with gates drawn for each unit: nearer to Shapley values of networks that
     break down early, and the sum is right only roughly.
-    steps: Gauss-Legendre nodes, or for orders an even number of halves. images: most that V is read
+    steps: Gauss-Legendre nodes, or for orders an even number of parts. images: most that V is read
     from. layers: comma-separated shell patterns, "" for all; units of others count 0.
     value: what a unit fades to, its mean output over `calibration` images (mean), what its own
     BatchNorm or bias adds (beta), or 0 after a BatchNorm (zero).
