@@ -66,9 +66,8 @@ def command(
     runtime = inputs.runtime(run, as_json=printing.as_json)
 
     from modeledit import pipeline
-    from modeledit.checkpoint import load_scores
 
-    found = load_scores(scores)
+    found = inputs.scores(scores, "edit")
     network, images = inputs.load(model, data, run.seed)
     if saving.dry_run:
         if isinstance(editing.strength, str):

@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from modeledit.errors import ModelEditError
+
+if TYPE_CHECKING:
+    from modeledit.types import Scores
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,15 @@ def record(path: Path) -> Path:
     if isinstance(trail, list):
         trail.append(path)
     return path
+
+
+def use(scores: Scores, path: Path) -> str:
+    """What can be done with scores that were written, a line each."""
+    from modeledit.reuse import task_of
+
+    task = task_of(str(scores.header.get("target")))
+    verbs = [*([task] if task else []), *(["picture"] if scores.granularity == "filter" else [])]
+    return "".join(f"use    modeledit {verb} --scores {path} ...\n" for verb in verbs)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .command import option, verb
 from .job import Job, job_options
-from .options_edit import attack_gates, max_drop_option
+from .options_edit import attack_gates, max_drop_option, scores_option
 from .options_measure import refuse_stray_positive
 
 groups_option = option(
@@ -17,11 +19,13 @@ groups_option = option(
     "harden",
     "pgd",
     data=[groups_option],
+    scoring=[scores_option],
     gates=[max_drop_option, *attack_gates],
 )
 def command(
     job: Job,
     groups: bool,
+    scores: Path | None,
     max_drop: float,
     max_attack_success: float | None,
     max_adaptive_success: float | None,
@@ -33,7 +37,7 @@ def command(
     model are always reported beside them: an attacker who knows the edit comes back.
     """
     refuse_stray_positive(groups, "--groups")
-    ready = job.ready("harden", groups=groups)
+    ready = job.ready("harden", groups=groups, scores=scores)
 
     from modeledit import repairs
     from modeledit.targets import AttackSuccess
@@ -44,7 +48,8 @@ def command(
         ready.network,
         ready.images,
         keep=ready.keep,
-        scorer=ready.scorers,
+        scorer=ready.scorers or None,
+        scores=ready.scores,
         editor=ready.editor,
         strength=job.editing.strength,
         max_drop=max_drop,

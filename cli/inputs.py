@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from modeledit.editors import Editor
     from modeledit.eval.aspects import Aspects
     from modeledit.models import LoadedModel, Preprocessing
+    from modeledit.reuse import Task
     from modeledit.runtime import Runtime
     from modeledit.scorers import Scorer
     from modeledit.targets import Target
+    from modeledit.types import Scores
 
 MODEL_FLAGS = (
     "checkpoint",
@@ -235,6 +238,43 @@ def scorers(task: str, scoring: Scoring, editing: Editing) -> dict[str, Scorer]:
     found = candidates.named(AUTO, task)
     candidates.check(found, editing.strength)
     return found
+
+
+def scores(path: Path, task: Task) -> Scores:
+    """Those of a file, if the task judges what they are for."""
+    from modeledit import reuse
+    from modeledit.checkpoint import load_scores
+
+    found = load_scores(path)
+    reuse.check(found, task, shlex.quote(str(path)))
+    return found
+
+
+def refuse_scoring() -> None:
+    """Nothing but --scores may be said of scoring where scores are given."""
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(param.name or "") == ParameterSource.COMMANDLINE
+        scoring = getattr(param, "group", "") == "Scoring" or param.name == "save_scores"
+        if given and scoring and param.name != "scores":
+            raise ModelEditError(
+                f"{param.opts[-1]} is for scoring, and --scores brings scores: drop one"
+            )
+
+
+def check_scores(found: Scores, network: LoadedModel, images: Data) -> None:
+    """Refuse those of another model or of other images."""
+    from modeledit import reuse
+    from modeledit.judging import Baseline
+
+    reuse.check_origin(found, Baseline(network, images))
+
+
+def attack_of(found: Scores) -> Attack | None:
+    """The attack that scores were made for, where they say so."""
+    from modeledit import reuse
+
+    return reuse.attack_of(found)
 
 
 def editor(editing: Editing) -> Editor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from modeledit.defaults import EDITOR, SCORER
 
@@ -43,11 +43,13 @@ if TYPE_CHECKING:
     from modeledit.runtime import Runtime
     from modeledit.scorers import Scorer
     from modeledit.targets import Target
+    from modeledit.types import Scores
 
 
 @dataclass(frozen=True)
 class Ready:
-    """Everything loaded. runtime: for the run itself, with what sampling needs."""
+    """Everything loaded. runtime: for the run itself, with what sampling needs. scores: made
+    before, in the place of `scorers`."""
 
     network: LoadedModel
     images: Data
@@ -56,6 +58,7 @@ class Ready:
     keep: Target | None
     aspects: Aspects
     runtime: Runtime
+    scores: Scores | None = None
 
     @property
     def scorer(self) -> Scorer:
@@ -87,34 +90,49 @@ class Job:
         """Where everything goes."""
         return Destination(self.saving, self.printing, self.save_scores, self.force)
 
-    def ready(self, task: str, *, groups: bool, attack: str | None = None) -> Ready:
+    def ready(
+        self,
+        task: Literal["unlearn", "repair", "harden"],
+        *,
+        groups: bool,
+        attack: str | None = None,
+        scores: Path | None = None,
+    ) -> Ready:
         """Refuse what cannot work, the cheap checks first, and load the rest.
 
         task: the job's name. groups: whether they are compared. attack: the one that is tried
-        without being named.
+        without being named. scores: their file, if they were made before.
         """
         inputs.check(self.model, self.data)
         tried = self.attacking.chosen(attack)
         if not self.saving.dry_run:
-            self.to.check(inputs.paths(self.model, self.data))
-        scorers = inputs.scorers(task, self.scoring, self.editing)
+            self.to.check(inputs.paths(self.model, self.data, *([scores] if scores else [])))
+        found, scorers = None, {}
+        if scores is not None and task != "unlearn":
+            inputs.refuse_scoring()
+            found = inputs.scores(scores, task)
+            tried = tried if self.attacking.stated else inputs.attack_of(found) or tried
+        else:
+            scorers = inputs.scorers(task, self.scoring, self.editing)
         editor = inputs.editor(self.editing)
         runtime = inputs.runtime(self.run, as_json=self.printing.as_json)
-        if not self.saving.dry_run:
+        if not self.saving.dry_run and found is None:
             beside = self.save_scores or self.saving.output
             runtime = inputs.sampling(self.scoring, runtime, beside, force=self.force)
         network, images = inputs.load(self.model, self.data, self.run.seed)
         if self.hold_out:
             images = images.held_out(self.hold_out, self.run.seed)
-        keep = inputs.target(self.keep, images)
+        keep = inputs.target(self.keep if found is None else None, images)
         positive = self.positive if groups else None
         aspects = inputs.aspects(images, tried, self.attacking, positive)
-        return Ready(network, images, scorers, editor, keep, aspects, runtime)
+        return Ready(network, images, scorers, editor, keep, aspects, runtime, found)
 
     def estimate(self, ready: Ready, target: Target, layers: Layers | None = None) -> int:
         """--dry-run: what it would take."""
         from modeledit.estimate import estimated
 
+        if ready.scores is not None:
+            inputs.check_scores(ready.scores, ready.network, ready.images)
         found = estimated(
             ready.network,
             ready.images,

@@ -8,7 +8,7 @@ import click
 
 from .command import option, verb
 from .errors import PASSED
-from .files import Output, check, record
+from .files import Output, check, record, use
 from .options import FILE
 from .options_run import json_option
 from .params import Numbers
@@ -32,7 +32,7 @@ from .show import clean, draw, emit, emit_json
     metavar="FILE",
     required=True,
     group="Output",
-    help="The merged scores, for `modeledit edit`.",
+    help="The merged scores, for `edit`, `repair`, `harden` or `picture`.",
 )
 @json_option
 @option("--force", is_flag=True, group="Output", help="Replace what exists.")
@@ -66,5 +66,5 @@ def command(
     for part, of_part in zip(parts, merged.header["parts"], strict=True):
         made.add_row(clean(part.name), f"{sum(part.images.values()):,}", f"{of_part['weight']:.4g}")
     draw(made, "", clean(merged))
-    emit(f"\nwrote  {output}\nuse    modeledit edit --scores {output} ...\n")
+    emit(f"\nwrote  {output}\n{use(merged, output)}")
     return PASSED

@@ -10,7 +10,7 @@ import click
 from modeledit.defaults import AUTO, EDITOR, SCORER
 
 from .command import option
-from .options import Decorator, Pairs, bundle, choice
+from .options import FILE, Decorator, Pairs, bundle, choice
 from .params import KeyValue, LayerNames, Plugin, Share, Spending, Strength
 
 
@@ -70,6 +70,15 @@ layers_option = option(
     metavar="auto|NAME,...",
     group="Scoring",
     help="Only these layers; auto: those that support the target.",
+)
+
+
+scores_option = option(
+    "--scores",
+    type=FILE,
+    metavar="FILE",
+    group="Scoring",
+    help="Use these, which `modeledit score` wrote, and score nothing.",
 )
 
 

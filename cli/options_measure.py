@@ -16,12 +16,13 @@ from .params import Epsilon, KeyValue, Names, Plugin, Whole
 if TYPE_CHECKING:
     from modeledit.attacks import Attack
 
-ATTACK_FLAGS = ("eps", "norm", "steps", "step", "targeted", "attack_arg", "images", "queries")
+ATTACK_OPTIONS = ("eps", "norm", "steps", "step", "targeted", "attack_arg")
+ATTACK_FLAGS = (*ATTACK_OPTIONS, "images", "queries", "transfer")
 
 
 @dataclass(frozen=True)
-class Attacking:
-    """Which attack, its options where they were given, and how many images it is tried on."""
+class Crafting:
+    """Which attack, its options where they were given, and of how many images it makes others."""
 
     attack: str | None
     eps: float | None
@@ -31,8 +32,13 @@ class Attacking:
     targeted: bool
     attack_arg: Pairs
     images: int
-    queries: int
-    transfer: str | None
+
+    @property
+    def stated(self) -> bool:
+        """Whether anything was said of the attack itself."""
+        source = click.get_current_context().get_parameter_source
+        names = ("attack", *ATTACK_OPTIONS)
+        return any(source(name) != click.core.ParameterSource.DEFAULT for name in names)
 
     def chosen(self, default: str | None = None) -> Attack | None:
         """The attack with its options, an unknown one refused by name; `default`, or None, if none
@@ -54,9 +60,17 @@ class Attacking:
             raise ModelEditError(f"{name} does not take {options}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Attacking(Crafting):
+    """How it is measured, too."""
+
+    queries: int
+    transfer: str | None
+
+
 def _refuse_stray() -> None:
     ctx = click.get_current_context()
-    for name in (*ATTACK_FLAGS, "transfer"):
+    for name in ATTACK_FLAGS:
         if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             flag = {"images": "attack_images", "step": "step_size"}.get(name, name)
             raise ModelEditError(
@@ -105,69 +119,18 @@ def refuse_stray_positive(groups: bool, how: str) -> None:
         raise ModelEditError(f"--positive goes with groups: compare them with {how}, or drop it")
 
 
+def crafting_options(default: str | None) -> Decorator:
+    """The options of making adversarial images; `default` as in `attack_options`."""
+    return bundle("crafting", Crafting, _crafting(default))
+
+
 def attack_options(default: str | None) -> Decorator:
     """The options of attacks; `default` is the attack that is tried without being named."""
     return bundle(
         "attacking",
         Attacking,
         [
-            option(
-                "--attack",
-                type=Plugin("attacks"),
-                metavar="NAME",
-                default=default,
-                show_default=default is not None,
-                group="Attack",
-                help="Try this attack; see `modeledit list attacks`.",
-            ),
-            option(
-                "--eps",
-                type=Epsilon(),
-                metavar="SIZE",
-                group="Attack",
-                help="Largest change of a pixel in 0..1, such as 8/255.",
-            ),
-            option(
-                "--norm",
-                type=click.Choice(["linf", "l2"]),
-                metavar="NORM",
-                group="Attack",
-                help="What --eps measures: linf (any pixel) or l2 (all together).",
-            ),
-            option(
-                "--steps", type=Whole(1), metavar="N", group="Attack", help="Gradients per start."
-            ),
-            option(
-                "--step-size",
-                "step",
-                type=Epsilon(),
-                metavar="SIZE",
-                group="Attack",
-                help="Length of a step, in the unit of --eps.",
-            ),
-            option(
-                "--targeted",
-                is_flag=True,
-                group="Attack",
-                help="Towards a random other class, not just away from the true one.",
-            ),
-            option(
-                "--attack-arg",
-                type=KeyValue(),
-                multiple=True,
-                group="Attack",
-                help="Another option of the attack; repeatable.",
-            ),
-            option(
-                "--attack-images",
-                "images",
-                type=Whole(1),
-                metavar="N",
-                default=500,
-                show_default=True,
-                group="Attack",
-                help="Images attacked, at most, drawn by class.",
-            ),
+            *_crafting(default),
             number(
                 "--queries",
                 1000,
@@ -183,3 +146,63 @@ def attack_options(default: str | None) -> Decorator:
             ),
         ],
     )
+
+
+def _crafting(default: str | None) -> list[Decorator]:
+    return [
+        option(
+            "--attack",
+            type=Plugin("attacks"),
+            metavar="NAME",
+            default=default,
+            show_default=default is not None,
+            group="Attack",
+            help="Try this attack; see `modeledit list attacks`.",
+        ),
+        option(
+            "--eps",
+            type=Epsilon(),
+            metavar="SIZE",
+            group="Attack",
+            help="Largest change of a pixel in 0..1, such as 8/255.",
+        ),
+        option(
+            "--norm",
+            type=click.Choice(["linf", "l2"]),
+            metavar="NORM",
+            group="Attack",
+            help="What --eps measures: linf (any pixel) or l2 (all together).",
+        ),
+        option("--steps", type=Whole(1), metavar="N", group="Attack", help="Gradients per start."),
+        option(
+            "--step-size",
+            "step",
+            type=Epsilon(),
+            metavar="SIZE",
+            group="Attack",
+            help="Length of a step, in the unit of --eps.",
+        ),
+        option(
+            "--targeted",
+            is_flag=True,
+            group="Attack",
+            help="Towards a random other class, not just away from the true one.",
+        ),
+        option(
+            "--attack-arg",
+            type=KeyValue(),
+            multiple=True,
+            group="Attack",
+            help="Another option of the attack; repeatable.",
+        ),
+        option(
+            "--attack-images",
+            "images",
+            type=Whole(1),
+            metavar="N",
+            default=500,
+            show_default=True,
+            group="Attack",
+            help="Images attacked, at most, drawn by class.",
+        ),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from .command import option, verb
 from .job import Job, job_options
 from .options import choice
-from .options_edit import group_gate, max_drop_option
+from .options_edit import group_gate, max_drop_option, scores_option
 
 if TYPE_CHECKING:
     from modeledit.targets import Over
@@ -38,17 +39,24 @@ metric_option = choice(
 @verb("repair", "modeledit repair --metric worst-group --model DIR --data csv:faces.zip")
 @job_options(
     "repair",
-    scoring=[over_option],
+    scoring=[over_option, scores_option],
     editing=[metric_option],
     gates=[max_drop_option, group_gate(0.01)],
 )
-def command(job: Job, metric: Any, over: str, max_drop: float, max_group_drop: float) -> int:
+def command(
+    job: Job,
+    metric: Any,
+    over: str,
+    scores: Path | None,
+    max_drop: float,
+    max_group_drop: float,
+) -> int:
     """Bring a classifier's groups of people closer together, without training.
 
     Edits what holds the worst group back, as far as no other group and no accuracy is lost. The
     strength is searched on the validation split, the gates are decided once, on the test split.
     """
-    ready = job.ready("repair", groups=True)
+    ready = job.ready("repair", groups=True, scores=scores)
 
     from modeledit import repairs
     from modeledit.targets import GroupRecall
@@ -61,9 +69,10 @@ def command(job: Job, metric: Any, over: str, max_drop: float, max_group_drop: f
         ready.images,
         metric,
         positive=ready.aspects.positive or 0,
-        over=worst,
+        over=worst if ready.scores is None else None,
         keep=ready.keep,
-        scorer=ready.scorer,
+        scorer=ready.scorer if ready.scores is None else None,
+        scores=ready.scores,
         editor=ready.editor,
         strength=job.editing.strength,
         max_drop=max_drop,

@@ -5,19 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeledit.errors import ModelEditError
+
 from . import inputs
 from .command import option, verb
 from .errors import PASSED
-from .files import Output, check, record
+from .files import Output, check, record, use
 from .options import FILE
 from .options_edit import Scoring, keep_option, layers_option, scoring_options
-from .options_input import DataChoice, ModelChoice, data_options, model_options
+from .options_input import (
+    DataChoice,
+    ModelChoice,
+    data_options,
+    hold_out_option,
+    model_options,
+)
+from .options_measure import Crafting, crafting_options
 from .options_run import Run, force_option, json_option, run_options
 from .params import TargetSpec
 from .show import clean, draw, emit, emit_json, short
 
 if TYPE_CHECKING:
-    from modeledit.targets import Target
+    from modeledit.attacks import Attack
     from modeledit.types import Scores
 
 LAYERS = 5  # lines that are always shown
@@ -33,6 +42,8 @@ LAYERS = 5  # lines that are always shown
     group="Scoring",
     help="class:NAME[,NAME...], group, group:worst, attack or accuracy.",
 )
+@hold_out_option
+@crafting_options(None)
 @scoring_options
 @layers_option
 @keep_option
@@ -45,7 +56,7 @@ LAYERS = 5  # lines that are always shown
     default=Path("scores.safetensors"),
     show_default=True,
     group="Output",
-    help="The scores, for `modeledit edit` and `picture`.",
+    help="The scores, for `edit`, `repair`, `harden` or `picture`.",
 )
 @json_option
 @force_option
@@ -55,6 +66,8 @@ def command(
     output: Path,
     model: ModelChoice,
     data: DataChoice,
+    hold_out: float,
+    crafting: Crafting,
     scoring: Scoring,
     layers: str | tuple[str, ...] | None,
     keep: str | None,
@@ -62,20 +75,28 @@ def command(
     force: bool,
     run: Run,
 ) -> int:
-    """Score every weight or filter for a behaviour, once, for many edits."""
+    """Score every weight or filter for a behaviour, once, for many edits.
+
+    An attack's images are made of the training split, on the intact model.
+    """
     inputs.check(model, data)
+    attack = _attack(crafting, target)
     check([Output("-o", output)], inputs.paths(model, data), force=force)
     scorer = inputs.scorer(scoring)
     runtime = inputs.runtime(run, as_json=as_json)
     runtime = inputs.sampling(scoring, runtime, output, force=force)
     network, images = inputs.load(model, data, run.seed)
+    if hold_out:
+        images = images.held_out(hold_out, run.seed)
 
     from modeledit import pipeline, targets
     from modeledit.checkpoint import save_scores
+    from modeledit.eval.aspects import Aspects
 
     behaviour = targets.parse(target, images.class_names)
     kept = inputs.target(keep, images)
-    found = pipeline.score(network, images, behaviour, scorer, runtime, layers, kept)
+    tried = Aspects(attack=attack, images=crafting.images)
+    found = pipeline.score(network, images, behaviour, scorer, runtime, layers, kept, tried)
     save_scores(output, found)
     record(output)
     inputs.sampled(runtime)
@@ -83,17 +104,17 @@ def command(
         emit_json(dict(found.header))
         return PASSED
     draw(*_summary(found, all_layers=run.verbose))
-    emit(f"\nwrote  {output}\n{_use(behaviour, found, output)}")
+    emit(f"\nwrote  {output}\n{use(found, output)}")
     return PASSED
 
 
-def _use(behaviour: Target, scores: Scores, output: Path) -> str:
-    """What can be done with them: edits by a file of scores are for classes only."""
-    from modeledit.targets import ForgetClass
-
-    verbs = ["edit"] if isinstance(behaviour, ForgetClass) else []
-    verbs += ["picture"] if scores.granularity == "filter" else []
-    return "".join(f"use    modeledit {verb} --scores {output} ...\n" for verb in verbs)
+def _attack(crafting: Crafting, target: str) -> Attack | None:
+    """The one to score; only an attack target takes one."""
+    if target == "attack":
+        return crafting.chosen("pgd")
+    if crafting.chosen() is not None:
+        raise ModelEditError(f"--attack goes with --target attack, not {target}: drop one")
+    return None
 
 
 def _summary(scores: Scores, *, all_layers: bool) -> list[Any]:

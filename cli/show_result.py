@@ -111,7 +111,7 @@ def plan(report: Report, most: int) -> list[RenderableType]:
     for row in rows[:most]:
         share = f"{100 * row['changed'] / row['total']:.3g} %"
         made.add_row(short(row["layer"], 44), f"{row['changed']:,}", f"{row['total']:,}", share)
-    parts: list[RenderableType] = [Text(head), made]
+    parts: list[RenderableType] = [Text(head), *([made] if rows else [])]
     if len(rows) > most:
         parts.append(Text(f"and {len(rows) - most} more (all with --verbose)", style="dim"))
     if edit.left_out_units:

@@ -58,13 +58,14 @@ def estimated(
 ) -> Estimate:
     """Run one batch forward and backward, and count the rest.
 
-    scorers: all that are tried, each with its own search. keep: a behaviour scored as well.
-    aspects: an attack that is measured as well.
+    scorers: all that are tried, each with its own search; none where scores were made before.
+    keep: a behaviour scored as well. aspects: an attack that is measured as well.
     """
     for scorer in scorers:
         check(scorer, target, keep)
     anatomy = survey(loaded.module, data.train.example())
     trials = search.most_trials() if strength == "auto" else 0
+    searches = len(scorers) or 1
     units = sum(layer.units for layer in anatomy.layers.values())
     aspects = aspects or Aspects()
     wanted = [target] if keep is None else [target, keep]
@@ -76,12 +77,14 @@ def estimated(
             for scorer in scorers
             for each in behaviours
         ),
-        "search": len(scorers) * (trials + 1) * len(data.validation) if trials else 0,
-        "edit": len(scorers) * (trials + 1) * editor.passes() if editor is not None else 0,
+        "search": searches * (trials + 1) * len(data.validation) if trials else 0,
+        "edit": searches * (trials + 1) * editor.passes() if editor is not None else 0,
         "evaluate": 2 * len(data.test),
     }
     if aspects.attack is not None:
-        attacked = _attacked(aspects, data, target, len(scorers) * (trials + 1) if trials else 0)
+        attacked = _attacked(aspects, data, searches * (trials + 1) if trials else 0)
+        if scorers and isinstance(target, AttackSuccess):
+            attacked["score"] = min(aspects.images, len(data.train)) * (_each(aspects) + 2)
         passes = {stage: count + attacked.get(stage, 0) for stage, count in passes.items()}
     parameters = dict(loaded.module.named_parameters())
     return Estimate(
@@ -97,16 +100,20 @@ def estimated(
     )
 
 
-def _attacked(aspects: Aspects, data: Data, target: Target, shown: int) -> dict[str, int]:
-    """What an attack adds by stage. shown: how often the search replays its images."""
-    each = required(aspects.attack).passes() + 2  # and what it makes of a clean image and of labels
-    few = {s.name: min(aspects.images, len(s)) for s in (data.train, data.validation, data.test)}
+def _each(aspects: Aspects) -> int:
+    """For one image: to make another of it, what is made of the clean one, and of its label."""
+    return required(aspects.attack).passes() + 2
+
+
+def _attacked(aspects: Aspects, data: Data, shown: int) -> dict[str, int]:
+    """What measuring an attack adds by stage. shown: how often the search replays its images."""
+    each = _each(aspects)
+    few = {s.name: min(aspects.images, len(s)) for s in (data.validation, data.test)}
     # Clean and changed ones, before and after: replayed, made anew and of another network.
     rows = 2 if aspects.rival is None else 3
     made = 2 if aspects.rival is None else 4
     checked = min(CHECKED, few["test"]) * (aspects.queries + 16) if aspects.queries else 0
     return {
-        "score": few["train"] * (each + 2) if isinstance(target, AttackSuccess) else 0,
         "search": few["validation"] * (each + shown) if shown else 0,
         "evaluate": few["test"] * (made * each + 4 * rows) + 2 * checked,
     }

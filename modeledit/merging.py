@@ -24,7 +24,7 @@ from modeledit.errors import ModelEditError
 from modeledit.types import Scores
 
 UNKNOWN = torch.finfo(torch.float32).max  # a half width of which nothing is known
-SAME = ("scorer", "target", "metric", "model_digest", "units_played")
+SAME = ("scorer", "target", "attack", "metric", "model_digest", "units_played")
 SAME_OPTIONS = ("layers", "value")
 SUMS = ("examples", "passes", "evaluations")
 OWN = ("data_digest", "resolved")  # of one owner's run, whatever the others have
@@ -133,7 +133,7 @@ def _check(parts: Sequence[Part]) -> None:
 
 def _check_additive(part: Part) -> None:
     header = part.scores.header
-    if "metric" not in header or "images" not in header:
+    if "metric" not in header or "images" not in header or "steps" in header:
         raise ModelEditError(
             f"{part.name} has scores by {header.get('scorer', 'an unknown scorer')}, which do not "
             "add up over owners: score by neuron-shapley, gate-ig or leave-one-out"

@@ -7,32 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from modeledit import layer_choice, plugins, targets
-from modeledit.checkpoint import identity
-from modeledit.contrast import check, contrasted
+from modeledit import layer_choice, plugins, reuse, targets
 from modeledit.cost import Clock
 from modeledit.data import Data, Split
 from modeledit.editors import Editor
-from modeledit.errors import ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.classes import summarise
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
 from modeledit.execution import Auto, Execution
-from modeledit.judging import Baseline, check_classes
+from modeledit.judging import Baseline
 from modeledit.layer_choice import Layers
 from modeledit.models import LoadedModel
 from modeledit.objectives.forgetting import Forgetting
+from modeledit.objectives.hardening import Hardening
 from modeledit.report import Measurement, Report
 from modeledit.result import Result
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
+from modeledit.scoring import scored
 from modeledit.selection import Strength
-from modeledit.targets import AttackSuccess, ForgetClass, GroupRecall, Target
+from modeledit.targets import AttackSuccess, ForgetClass, Target
 from modeledit.types import EditPlan, Scores
 from modeledit.units import survey
 
@@ -40,10 +39,6 @@ Model = LoadedModel | nn.Module
 Datasets = Data | tuple[Any, Any, Any]  # or (train, validation, test) data sets
 Classes = int | str | Iterable[int | str]
 DEFAULT_SCORER, DEFAULT_EDITOR = "stepwise-peps", "zero"
-_INSTEAD = {  # verbs that score, edit and judge for the targets that `edit` does not judge
-    GroupRecall: "use `modeledit repair`, which scores by itself",
-    AttackSuccess: "use `modeledit harden`, which scores by itself",
-}
 
 
 def unlearn(
@@ -82,7 +77,7 @@ def unlearn(
     editor.check(scorer.granularity)
     clock = Clock(runtime or Runtime())
     with clock.stage("score") as metered:
-        scores = score(baseline.loaded, baseline.data, target, scorer, metered, layers, keep)
+        scores = scored(baseline, target, scorer, metered, layers=layers, keep=keep)
     if on_scores is not None:
         on_scores(scores)
     return Execution("unlearn", baseline, objective, editor, strength, clock).run(scores)
@@ -96,26 +91,27 @@ def score(
     runtime: Runtime | None = None,
     layers: Layers | None = None,
     keep: Target | None = None,
+    aspects: Aspects | None = None,
 ) -> Scores:
     """How responsible each weight or unit is for the target, on the training split.
 
     layers: names, or "auto" for the layers through which the target is supported; None for all.
     keep: another behaviour, which the scores weigh against the target (`contrast.contrasted`).
+    aspects: of an attack target the attack, and how many images it is made on.
     """
-    loaded, data, runtime = as_loaded(model), as_data(data), runtime or Runtime()
-    check_classes(loaded, data)
-    scorer = as_scorer(scorer)
-    check(scorer, target, keep)
-    names, limit = None, {}
-    if layers is not None:
-        chosen = layer_choice.choose(layers, loaded.module, data.train, target, runtime)
-        names, limit = chosen.layers, chosen.header()
-    scores = scorer(loaded.module, data.train, target, runtime, names)
-    if keep is not None:
-        spared = scorer(loaded.module, data.train, keep, runtime, names)
-        scores = contrasted(scores, spared, target, keep)
-    origin = {"model_digest": identity(loaded.base_state()), "data_digest": data.digest()}
-    return replace(scores, header={**scores.header, **limit, **origin})
+    baseline = Baseline(as_loaded(model), as_data(data))
+    objective = None
+    if isinstance(target, AttackSuccess):
+        objective = Hardening(Limits(), aspects or Aspects())
+    return scored(
+        baseline,
+        target,
+        as_scorer(scorer),
+        runtime or Runtime(),
+        objective=objective,
+        layers=layers,
+        keep=keep,
+    )
 
 
 def edit(
@@ -133,7 +129,7 @@ def edit(
 ) -> Result:
     """Edit by scores made before, for the target they were made for; otherwise like `unlearn`."""
     baseline = baseline or Baseline(as_loaded(model), as_data(data))
-    target = _target_of(scores, baseline)
+    target = cast(ForgetClass, reuse.target_of(scores, baseline, "edit"))
     limits = Limits(max_forget, max_retain_drop)
     clock = Clock(runtime or Runtime())
     clock.made_before("score", int(scores.header.get("passes", 0)))
@@ -156,7 +152,7 @@ def planned(
 ) -> EditPlan:
     """What `edit` would change at this strength; nothing is measured or written."""
     baseline, runtime = Baseline(as_loaded(model), as_data(data)), runtime or Runtime()
-    target = _target_of(scores, baseline)
+    target = cast(ForgetClass, reuse.target_of(scores, baseline, "edit"))
     if layers is not None:
         scores = _limited(scores, layers, baseline, target, runtime)
     return as_editor(editor)(scores, strength, baseline.loaded.module, baseline.data.train, runtime)
@@ -200,26 +196,6 @@ def forget_classes(forget: Classes, data: Data) -> tuple[int, ...]:
         list(forget) if isinstance(forget, Iterable) and not isinstance(forget, str) else [forget]
     )
     return tuple(targets.class_index(c, data.class_names) for c in given)
-
-
-def _target_of(scores: Scores, baseline: Baseline) -> ForgetClass:
-    """What scores made before are for, if they were made of this model and data."""
-    numbers = tuple(map(str, range(len(baseline.data.class_names))))  # not names that look like it
-    target = targets.parse(str(scores.header.get("target", "")), numbers)
-    if scores.header.get("model_digest", baseline.digest) != baseline.digest:
-        raise ModelEditError("the scores were made for another model: score this one first")
-    if scores.header.get("data_digest") not in (None, baseline.data.digest()):
-        raise ModelEditError(
-            "the scores were made on other data, or on another cut of it, whose training images "
-            f"may be test images here: use the same --data, --limit and --seed "
-            f"({scores.header.get('seed')})"
-        )
-    if not isinstance(target, ForgetClass):
-        raise ModelEditError(
-            f"edits by a file of scores are judged for class targets; these scores are for {target}"
-            f": {_INSTEAD.get(type(target), 'score class:NAME instead')}"
-        )
-    return target
 
 
 def _limited(

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
-from modeledit import candidates
+from modeledit import candidates, reuse
 from modeledit.attacks import Attack
 from modeledit.attacks.pgd import Pgd
 from modeledit.candidates import Attempt, Scorers
-from modeledit.contrast import check, contrasted
+from modeledit.contrast import check
 from modeledit.cost import Clock
 from modeledit.defaults import EDITOR, EPS, SCORER, STEPS
 from modeledit.editors import Editor
+from modeledit.errors import ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
 from modeledit.execution import Auto, Execution
 from modeledit.judging import Baseline
-from modeledit.objectives import Objective
 from modeledit.objectives.hardening import Hardening
 from modeledit.objectives.repairing import Metric, Repairing
 from modeledit.pipeline import (
@@ -33,8 +34,9 @@ from modeledit.pipeline import (
 from modeledit.result import Result
 from modeledit.runtime import Runtime
 from modeledit.scorers import Scorer
+from modeledit.scoring import scored
 from modeledit.selection import Strength
-from modeledit.targets import Over, Target
+from modeledit.targets import GroupRecall, Over, Target
 from modeledit.types import Scores
 
 OnScores = Callable[[Scores], None]
@@ -46,9 +48,10 @@ def repair_fairness(
     metric: Metric = "worst-group",
     *,
     positive: int = 1,
-    over: Over = "worst",
+    over: Over | None = None,
     keep: Target | None = None,
-    scorer: Scorer | str = SCORER["repair"],
+    scorer: Scorer | str | None = None,
+    scores: Scores | None = None,
     editor: Editor | str = EDITOR["repair"],
     strength: Strength | Auto = "auto",
     max_drop: float = 0.005,
@@ -62,16 +65,28 @@ def repair_fairness(
 
     metric: what is improved: the recall of the worst group, or the difference between groups in
     equalized odds or in demographic parity (for the class `positive`). over: whether scores are for
-    the worst group's recall or the mean of all. The gates: the metric is better than before,
-    accuracy falls by at most max_drop, and no group of 150 images or more loses more recall than
-    max_group_drop beyond doubt. aspects: an attack to measure as well. The rest as in `unlearn`.
+    the worst group's recall (by default) or the mean of all. The gates: the metric is better than
+    before, accuracy falls by at most max_drop, and no group of 150 images or more loses more recall
+    than max_group_drop beyond doubt. aspects: an attack to measure as well. The rest as in
+    `unlearn`.
+
+    scores: made before, for groups, of this model and data; then nothing is scored, and `over`,
+    `keep` and `scorer` are what they were made with. on_scores is not called.
     """
     baseline = baseline or Baseline(as_loaded(model), as_data(data))
+    if scores is not None:
+        _refuse(over=over, keep=keep, scorer=scorer)
+        target = cast(GroupRecall, reuse.target_of(scores, baseline, "repair"))
+        over = target.over
     extra = aspects or Aspects()
     measured = Aspects(positive, extra.attack, extra.images, extra.queries, extra.rival)
     limits = Limits(max_drop=max_drop, max_group_drop=max_group_drop)
-    objective = Repairing(limits, measured, metric, over)
-    return _run("repair", baseline, objective, keep, scorer, editor, strength, runtime, on_scores)
+    objective = Repairing(limits, measured, metric, over or "worst")
+    clock = Clock(runtime or Runtime())
+    execution = Execution("repair", baseline, objective, as_editor(editor), strength, clock)
+    if scores is not None:
+        return _reused(execution, scores)
+    return _run(execution, keep, scorer or SCORER["repair"], on_scores)
 
 
 def harden(
@@ -80,7 +95,8 @@ def harden(
     attack: Attack | None = None,
     *,
     keep: Target | None = None,
-    scorer: Scorers = SCORER["harden"],
+    scorer: Scorers | None = None,
+    scores: Scores | None = None,
     editor: Editor | str = EDITOR["harden"],
     strength: Strength | Auto = "auto",
     max_drop: float = 0.005,
@@ -93,21 +109,30 @@ def harden(
 ) -> Result:
     """Edit away what an attack leans on, and judge it on the test split.
 
-    attack: targeted PGD of 20 steps and 8/255 unless given. Its images are made once, on the
-    unedited network, of each split: for scoring, for choosing, for judging. The gates: accuracy
-    falls by at most max_drop; the success of the replayed images is at most max_attack_success, or
-    without that lower than before; of images made anew on the edited network at most
-    max_adaptive_success, if given. keep: a behaviour that scores of units weigh against the attack.
-    aspects: how many images, another network to take images from, groups to measure as well.
+    attack: unless given the one that `scores` name, or targeted PGD of 20 steps and 8/255. Its
+    images are made once, on the unedited network, of each split: for scoring, for choosing, for
+    judging. The gates: accuracy falls by at most max_drop; the success of the replayed images is at
+    most max_attack_success, or without that lower than before; of images made anew on the edited
+    network at most max_adaptive_success, if given. keep: a behaviour that scores of units weigh
+    against the attack. aspects: how many images, another network to take images from, groups to
+    measure as well.
 
     scorer: one, or several by name. Of several, each is scored and searched in turn, until one
     leaves nothing to wish for, and the one with the best trial on the validation split is taken;
-    the report's `candidates` has them all. "auto": `defaults.CANDIDATES`. on_scores: as in
-    `unlearn`, of the first one, and again of a later one that does better.
+    the report's `candidates` has them all. "auto", the default: `defaults.CANDIDATES`. on_scores:
+    as in `unlearn`, of the first one, and again of a later one that does better.
+
+    scores: made before, for an attack, of this model and data; then nothing is scored, `keep` and
+    `scorer` are what they were made with, and a judged attack that is another one is a note.
     """
     baseline = baseline or Baseline(as_loaded(model), as_data(data))
     extra = aspects or Aspects()
-    chosen = attack or extra.attack or Pgd(eps=EPS, steps=STEPS, targeted=True)
+    chosen = attack or extra.attack
+    if scores is not None:
+        _refuse(keep=keep, scorer=scorer)
+        reuse.target_of(scores, baseline, "harden")
+        chosen = chosen or reuse.attack_of(scores)
+    chosen = chosen or Pgd(eps=EPS, steps=STEPS, targeted=True)
     measured = Aspects(extra.positive, chosen, extra.images, extra.queries, extra.rival)
     limits = Limits(
         max_drop=max_drop,
@@ -115,34 +140,48 @@ def harden(
         max_adaptive_success=max_adaptive_success,
     )
     objective = Hardening(limits, measured)
-    return _run("harden", baseline, objective, keep, scorer, editor, strength, runtime, on_scores)
+    clock = Clock(runtime or Runtime())
+    execution = Execution("harden", baseline, objective, as_editor(editor), strength, clock)
+    if scores is not None:
+        return _reused(execution, scores, reuse.attack_note(scores, chosen))
+    return _run(execution, keep, scorer or SCORER["harden"], on_scores)
+
+
+def _refuse(**given: object) -> None:
+    """What is said of scoring where scores are given."""
+    for name, value in given.items():
+        if value is not None:
+            raise ModelEditError(f"scores made before need no {name}: drop it, or the scores")
+
+
+def _reused(execution: Execution, scores: Scores, notes: tuple[str, ...] = ()) -> Result:
+    """By scores made before."""
+    execution.editor.check(scores.granularity)
+    execution.objective.check(execution.baseline.data)
+    execution.clock.made_before("score", int(scores.header.get("passes", 0)))
+    found = execution.run(scores)
+    return replace(found, report=replace(found.report, notes=found.report.notes + notes))
 
 
 def _run(
-    task: str,
-    baseline: Baseline,
-    objective: Objective,
-    keep: Target | None,
-    scorer: Scorers,
-    editor: Editor | str,
-    strength: Strength | Auto,
-    runtime: Runtime | None,
-    on_scores: OnScores | None,
+    execution: Execution, keep: Target | None, scorer: Scorers, on_scores: OnScores | None
 ) -> Result:
-    scorers, editor = candidates.named(scorer, task), as_editor(editor)
-    candidates.check(scorers, strength)
+    """By the scores of one scorer, or of the best of several."""
+    baseline, objective, clock = execution.baseline, execution.objective, execution.clock
+    scorers = candidates.named(scorer, execution.task)
+    candidates.check(scorers, execution.strength)
     for each in scorers.values():
-        editor.check(each.granularity)
+        execution.editor.check(each.granularity)
     objective.check(baseline.data)
     for each in scorers.values():
         check(each, objective.target, keep)
-    clock = Clock(runtime or Runtime())
-    execution = Execution(task, baseline, objective, editor, strength, clock)
     tried: list[Attempt] = []
     for name, each in scorers.items():
         start = clock.cost()
         with clock.stage("score") as metered:
-            scores = scored(baseline, objective, each, metered, keep)
+            scores = scored(
+                baseline, objective.target, each, metered, objective=objective, keep=keep
+            )
         if on_scores is not None and not tried:
             on_scores(scores)  # whatever happens next
         plan, trials = execution.planned(scores)
@@ -157,21 +196,3 @@ def _run(
     spared = candidates.spared(scorers, tried)
     report = replace(found.report, candidates=told, notes=found.report.notes + spared)
     return replace(found, report=report)
-
-
-def scored(
-    baseline: Baseline,
-    objective: Objective,
-    scorer: Scorer,
-    runtime: Runtime,
-    keep: Target | None = None,
-) -> Scores:
-    """Scores for an objective on the images of the training split that show it."""
-    module, target = baseline.loaded.module, objective.target
-    check(scorer, target, keep)
-    split, retain = objective.scored(baseline, runtime)
-    found = scorer(module, split, target, runtime, retain=retain)
-    if keep is not None:
-        spare = scorer(module, baseline.data.train, keep, runtime)
-        found = contrasted(found, spare, target, keep)
-    return baseline.stamped(found)

@@ -15,6 +15,8 @@ from modeledit.report import Report
 from modeledit.report.card import model_card
 from modeledit.types import EditPlan, Scores
 
+OF_SCORES = ("seed", "keep", "attack", "parts")  # what else they were made with
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -46,22 +48,23 @@ class Result:
             raise GateError(f"not saved, {self.report.verdict}: {self.report.explanation}")
         base = self.loaded.checkpoint
         with Staging(Path(out), force=overwrite, inputs=[base] if base else []) as stage:
-            path = stage.write_model(self.loaded, self.plan, recipe=recipe(self.report), undo=undo)
+            path = stage.write_model(self.loaded, self.plan, recipe=self.recipe(), undo=undo)
             if identity(read_state(path)) != self.report.model["edited"]:
                 raise ModelEditError("the written tensors are not the ones measured: not saved")
             stage.write_text("report.json", self.report.to_json())
             stage.write_text("README.md", model_card(self.report.to_dict(), self.loaded.config))
             return stage.commit()
 
-
-def recipe(report: Report) -> dict[str, Any]:
-    """What the checkpoint's metadata says of its making; nothing that depends on time."""
-    edit = report.to_dict()["edit"]
-    keys = ("scorer", "scorer_options", "editor", "editor_options", "granularity", "strength")
-    return {
-        **{key: edit[key] for key in keys},
-        "target": report.target,
-        "seed": report.seed,
-        "versions": dict(report.versions),
-        "data": report.data["digest"],
-    }
+    def recipe(self) -> dict[str, Any]:
+        """What the checkpoint's metadata says of its making; nothing that depends on time."""
+        report, edit = self.report, self.report.to_dict()["edit"]
+        keys = ("scorer", "scorer_options", "editor", "editor_options", "granularity", "strength")
+        header = self.scores.header
+        return {
+            **{key: edit[key] for key in keys},
+            "scores": {key: header[key] for key in OF_SCORES if key in header},
+            "target": report.target,
+            "seed": report.seed,
+            "versions": dict(report.versions),
+            "data": report.data["digest"],
+        }

@@ -32,9 +32,9 @@ def scores(model, target, **header):
 @pytest.mark.parametrize(
     ("target", "verb"),
     [
-        ("group:worst", "use `modeledit repair`"),
-        ("attack", "use `modeledit harden`"),
-        ("accuracy", "score class:NAME"),
+        ("group:worst", "use `modeledit repair --scores FILE`"),
+        ("attack", "use `modeledit harden --scores FILE`"),
+        ("accuracy", "edit judges class:NAME: score such a target"),
     ],
 )
 @pytest.mark.parametrize("job", [edit, planned])
@@ -74,6 +74,7 @@ def test_scores_may_be_weighed_against_what_is_kept(tmp_path: Path, capsys, monk
         ("magnitude", "class:3", ["edit"]),
         ("response-norm", "class:3", ["edit", "picture"]),
         ("response-norm", "accuracy", ["picture"]),
+        ("gate-ig", "attack", ["harden", "picture"]),
     ],
 )
 def test_only_what_the_scores_are_good_for_is_suggested(
@@ -81,6 +82,7 @@ def test_only_what_the_scores_are_good_for_is_suggested(
 ):
     monkeypatch.chdir(tmp_path)
     asked = ["score", "--demo", "--limit", "20", "--scorer", scorer, "--target", target]
+    asked += ["--eps", ".5", "--steps", "1"] if target == "attack" else []
     assert main([*asked, "--quiet", "-o", "s.safetensors"]) == 0
     lines = capsys.readouterr().out.splitlines()
     told = [line.split()[2] for line in lines if line.startswith("use ")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -58,6 +59,11 @@ def required(attack: Attack | None) -> Attack:
     if attack is None:
         raise ModelEditError("no attack was named: give one, such as pgd")
     return attack
+
+
+def described(attack: Attack) -> dict[str, Any]:
+    """Its name and options, as JSON values."""
+    return {"name": attack.name, "options": asdict(attack)}
 
 
 def pixel_model(loaded: LoadedModel, module: nn.Module, runtime: Runtime) -> PixelModel:
@@ -146,8 +152,7 @@ def under_attack(
     if aspects.queries and not isinstance(attack, Square):
         checks = masked_gradients(network, fresh, runtime, queries=aspects.queries).to_dict()
     return AttackMetrics(
-        name=attack.name,
-        options=asdict(attack),
+        **described(attack),
         n=adaptive.n,
         attacked=adaptive.attacked,
         clean_accuracy=adaptive.clean_accuracy,

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,10 @@ class Objective(ABC):
         where they are no part of the first."""
         del runtime
         return baseline.data.train, None
+
+    def header(self) -> dict[str, Any]:
+        """What scores for it say of the images that show the target, beside the target's name."""
+        return {}
 
     def lost(self, before: Predictions, after: Predictions) -> tuple[float, float]:
         """Accuracy lost on the images that must not suffer, and its paired standard error."""

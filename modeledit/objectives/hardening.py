@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import TensorDataset
 
 from modeledit.errors import DataError
-from modeledit.eval.aspects import pixel_model, required
+from modeledit.eval.aspects import described, pixel_model, required
 from modeledit.eval.gates import improved
 from modeledit.objectives import NO_EFFECT, Objective, Seen, beside
 from modeledit.report import AttackTrial, Changes, GateResult, Measurement, Trial
@@ -66,6 +66,9 @@ class Hardening(Objective):
             )
         attacked = TensorDataset(network.inputs(made.changed[rows]), wanted[rows])
         return Split.of(attacked, "train, attacked"), baseline.data.train
+
+    def header(self) -> dict[str, Any]:
+        return {"attack": described(required(self.aspects.attack))}
 
     def trial(
         self, strength: Strength, changed: int, before: Seen, after: Seen, errors_kept: float
