@@ -136,13 +136,14 @@ class Bench:
 
     def trial(self, strength: Strength, plan: EditPlan) -> Trial:
         """Apply, run the validation images until all is seen or lost, take back."""
+        unedited = self.before  # which must be known before anything is edited
         shown = [self.clean, *([self.replayed] if self.replayed else [])]
         whole = any(change.tensor not in self.clean.tail.names for change in plan.changes)
         with ExitStack() as stack:
             for each in shown:
                 stack.enter_context(edited(each.tail.model, plan))
             after = self.seen(f"trying strength {strength}", whole=whole, until=self._hopeless)
-        before = self.before.first(len(after.answers))
+        before = unedited.first(len(after.answers))
         return self.objective.trial(strength, plan.changed_weights, before, after, self.errors_kept)
 
     def _hopeless(self, answers: Predictions) -> bool:

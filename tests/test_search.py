@@ -160,6 +160,14 @@ def test_what_has_lost_too_much_is_not_looked_at_to_the_end(monkeypatch):
     assert all(short[s] == full[s] for s in short.keys() - given_up)
 
 
+def test_the_first_trial_is_compared_with_the_unedited_network_too(monkeypatch):
+    """Early answers are, while the edit is in place: those before must be known by then."""
+    monkeypatch.setattr(search, "ladder", lambda *_: [0.25])
+    _, trials, _ = searched(monkeypatch, math.inf)
+    assert trials[0.25].retain_drop > 0.5
+    assert trials[0.25].retain_drop == pytest.approx(0.99 - trials[0.25].retain, abs=0.02)
+
+
 def test_groups_need_every_image():
     """A group may have its only images among the last."""
     limits, aspects = Limits(max_drop=0.01), Aspects(positive=1)
