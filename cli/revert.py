@@ -39,7 +39,10 @@ def command(edited: Path, undo: Path | None, output: Path, as_json: bool, force:
     found = revert(edited, undo, output, force=force)
     record(found.path)
     if as_json:
-        emit_json({"exact": found.exact, "note": found.note, "written": str(found.path)})
+        known = {} if found.sha256 is None else {"sha256": found.sha256}
+        told = {"exact": found.exact, "note": found.note, "written": str(found.path)}
+        emit_json({**told, **known})
     else:
-        emit(f"wrote {output}: {found.note}\n")
+        sha256 = f"sha256 {found.sha256}\n" if found.sha256 else ""
+        emit(f"wrote {output}: {found.note}\n{sha256}")
     return PASSED

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+GLUE = "\ue000"  # a blank once drawn: rich breaks lines at any that is one before
+
 
 def emit(text: str) -> None:
     """Write to stdout. A reader that has left (`| head`) is no error: the rest goes nowhere."""
@@ -36,7 +38,7 @@ def draw(*parts: RenderableType) -> None:
         for part in parts:
             console.print(part)
     # rich pads lines with blanks, which would wrap in a narrower window and litter logs
-    lines = captured.get().split("\n")
+    lines = captured.get().replace(GLUE, " ").split("\n")
     emit("\n".join(line.rstrip() for line in lines))
 
 
@@ -52,6 +54,11 @@ def short(text: object, width: int) -> str:
         return shown
     head = (width - 1) // 3
     return f"{shown[:head]}…{shown[len(shown) - (width - 1 - head) :]}"
+
+
+def together(text: str) -> str:
+    """For `draw`: on one line, as a number and its unit."""
+    return text.replace(" ", GLUE)
 
 
 def percent(share: float | None) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from modeledit.report import Landing, Measurement, Report
 
-from .show import clean, percent, short
+from .show import clean, percent, short, together
 
 NAME = 32  # columns for a class or layer name
 
@@ -92,7 +92,9 @@ def classes(measured: Measurement) -> Table:
 
 def landings(shares: Sequence[Landing]) -> Text:
     """Where the images of the forgotten class are put."""
-    found = ", ".join(f"{short(each.name, NAME)} {percent(each.share)}" for each in shares)
+    found = ", ".join(
+        together(f"{short(each.name, NAME)} {percent(each.share)}") for each in shares
+    )
     return Text(f"images of the forgotten class are predicted as: {found}")
 
 

@@ -22,7 +22,7 @@ from modeledit.report import (
     Trial,
 )
 
-from .show import clean, percent, points, short
+from .show import clean, percent, points, short, together
 from .show_aspects import compared
 from .show_measurement import NAME, heading, landings, notes, table, targets
 
@@ -50,7 +50,9 @@ def outcome(report: Report, *, verbose: bool) -> list[RenderableType]:
     parts += ["", *map(gate, report.gates)]
     verdict = Text(f"verdict: {report.verdict}", style="bold")
     parts += [verdict.append(f" ({clean(report.explanation)})", style="not bold"), ""]
-    return [*parts, Text(cost(report), style="dim"), *notes(report.notes)]
+    spent = "; ".join(map(together, cost(report)))
+    parts += [Text(f"{spent}\n(passes: forward-equivalent images)", style="dim")]
+    return [*parts, *notes(report.notes)]
 
 
 def comparison(before: Measurement, after: Measurement, forgotten: set[int]) -> Table:
@@ -178,12 +180,12 @@ def gate(result: GateResult) -> Text:
     return text.append(f"  {clean(result.name)} {numbers}", style="not bold default")
 
 
-def cost(report: Report) -> str:
-    """Seconds and forward-equivalent images of each stage that ran."""
+def cost(report: Report) -> list[str]:
+    """Seconds and forward-equivalent images of each stage that ran, and the memory."""
     stages = ("score", "search", "edit", "evaluate")
     parts = [_stage(name, getattr(report.cost, name)) for name in stages]
     memory = f"peak memory {report.cost.peak_memory_mb:,.0f} MB"
-    return "; ".join([*filter(None, parts), memory]) + "\n(passes: forward-equivalent images)"
+    return [*filter(None, parts), memory]
 
 
 def _stage(name: str, spent: StageCost) -> str:

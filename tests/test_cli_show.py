@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from cli_cases import measured, sample
 from modeledit.cli.progress import Bars, progress
-from modeledit.cli.show import clean, draw, percent, points, short
+from modeledit.cli.show import clean, draw, percent, points, short, together
 from modeledit.cli.show_measurement import evaluation
 from modeledit.cli.show_result import cost, frontier, harmed, outcome
+from rich.text import Text
 
 from modeledit.report import StageCost
 from modeledit.runtime import Silent
@@ -101,9 +102,13 @@ def test_a_reader_that_left_is_no_error() -> None:
 def test_scores_made_before_cost_passes_but_no_seconds() -> None:
     report = sample(passed=True)
     spent = dataclasses.replace(report.cost, score=StageCost(0.0, 1234))
-    assert "score 1,234 passes, made before; search" in cost(
-        dataclasses.replace(report, cost=spent)
-    )
+    found = cost(dataclasses.replace(report, cost=spent))
+    assert found[0] == "score 1,234 passes, made before"
+
+
+def test_a_number_stays_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    draw(Text("a " * 38 + together("9.5 s, 718 passes")))
+    assert capsys.readouterr().out == ("a " * 38).rstrip() + "\n9.5 s, 718 passes\n"
 
 
 def test_a_trial_that_was_given_up_says_after_how_many_images(

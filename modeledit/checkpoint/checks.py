@@ -104,7 +104,8 @@ class _Folder:
         for name, tensor in state.items():
             if not same(tensor, again[name]):
                 raise _Failed(f"the edit, applied again to the base, gives another {name}")
-        return f"leads back to the base's {f'sha256 {kept.sha256}' if kept.sha256 else 'tensors'}"
+        what = f"file, sha256 {kept.sha256[:12]}" if kept.sha256 else "tensors"
+        return f"leads back to the base's {what}"
 
     def report(self) -> str:
         patch, found = self._patch(), self._json(REPORT)

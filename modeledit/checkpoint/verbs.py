@@ -22,11 +22,13 @@ from modeledit.surgery import apply_to_state
 
 @dataclass(frozen=True)
 class Reverted:
-    """Where the base was written; `exact`: the very bytes of the original file. `note` says so."""
+    """Where the base was written; `exact`: the very bytes of the original file, whose `sha256` is
+    known then. `note` says so."""
 
     path: Path
     exact: bool
     note: str
+    sha256: str | None = None
 
 
 def apply_edit(base: Path, edit: Path, out: Path, *, force: bool = False) -> Path:
@@ -74,9 +76,7 @@ def revert(edited: Path, undo: Path | None, out: Path, *, force: bool = False) -
             stage.write_text(CONFIG, config)
             stage.commit()
     if kept.raw_header is not None:
-        return Reverted(
-            out, exact=True, note=f"the base file, byte for byte (sha256 {kept.sha256})"
-        )
+        return Reverted(out, True, "the base file, byte for byte", kept.sha256)
     note = (
         "the base was no safetensors file: the same tensors, bit by bit, in a new safetensors file"
     )
