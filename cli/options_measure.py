@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +70,19 @@ class Attacking(Crafting):
 
 
 def _refuse_stray() -> None:
-    ctx = click.get_current_context()
-    for name in ATTACK_FLAGS:
-        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+    flag = attack_flag(ATTACK_FLAGS)
+    if flag is not None:
+        raise ModelEditError(f"{flag} goes with an attack: name one with --attack, or drop it")
+
+
+def attack_flag(names: Sequence[str] = ("attack", *ATTACK_FLAGS)) -> str | None:
+    """The first option of attacks on the command line."""
+    source = click.get_current_context().get_parameter_source
+    for name in names:
+        if source(name) == click.core.ParameterSource.COMMANDLINE:
             flag = {"images": "attack_images", "step": "step_size"}.get(name, name)
-            raise ModelEditError(
-                f"--{flag.replace('_', '-')} goes with an attack: name one with --attack, or drop "
-                "it"
-            )
+            return "--" + flag.replace("_", "-")
+    return None
 
 
 class Aspect(Names):

@@ -20,7 +20,7 @@ from .options_input import (
     hold_out_option,
     model_options,
 )
-from .options_measure import Crafting, crafting_options
+from .options_measure import Crafting, attack_flag, crafting_options
 from .options_run import Run, force_option, json_option, run_options
 from .params import TargetSpec
 from .show import clean, draw, emit, emit_json, short
@@ -77,7 +77,8 @@ def command(
 ) -> int:
     """Score every weight or filter for a behaviour, once, for many edits.
 
-    An attack's images are made of the training split, on the intact model.
+    For --target attack, images are attacked (by pgd, if --attack names no other): those of the
+    training split, on the intact model.
     """
     inputs.check(model, data)
     attack = _attack(crafting, target)
@@ -112,8 +113,9 @@ def _attack(crafting: Crafting, target: str) -> Attack | None:
     """The one to score; only an attack target takes one."""
     if target == "attack":
         return crafting.chosen("pgd")
-    if crafting.chosen() is not None:
-        raise ModelEditError(f"--attack goes with --target attack, not {target}: drop one")
+    flag = attack_flag()
+    if flag is not None:
+        raise ModelEditError(f"{flag} goes with --target attack, not {target}: drop one")
     return None
 
 
