@@ -37,7 +37,8 @@ class Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        bars = Progress(*columns)
+        # Seconds that the remaining time is judged from: a block of sampling may take minutes.
+        bars = Progress(*columns, speed_estimate_period=600.0)
         line = Text(no_wrap=True, overflow="ellipsis")
         task = bars.add_task(name, total=total or None)
         outer = self._say
