@@ -5,6 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint docs clean
 
 .venv/installed: pyproject.toml
+	@echo "installing into .venv: some minutes, and 6 GB where torch brings CUDA"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
