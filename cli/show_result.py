@@ -104,9 +104,10 @@ def plan(report: Report, most: int) -> list[RenderableType]:
     if edit is None:
         return []
     units = f" in {edit.changed_units:,} units" if edit.changed_units else ""
+    share = together(f"{100 * edit.changed_fraction:.3g} %")
     head = (
-        f"changed {edit.changed_weights:,} weights{units} ({100 * edit.changed_fraction:.3g} % of "
-        f"the model) by {edit.scorer} and {edit.editor}, strength {edit.strength:g}"
+        f"changed {edit.changed_weights:,} weights{units} ({share} of the model) by {edit.scorer} "
+        f"and {edit.editor}, {together(f'strength {edit.strength:g}')}"
     )
     made = table("layer", "changed", "of", "share")
     rows: Sequence[Mapping[str, Any]] = sorted(edit.by_layer, key=lambda row: -row["changed"])
@@ -128,7 +129,7 @@ def frontier(trials: Sequence[Trial]) -> Table:
     for trial in trials:
         mark = "<- chosen" if trial.chosen else "" if trial.feasible else "over budget"
         if trial.images < most:
-            mark = f"lost after {trial.images:,}"  # images
+            mark = f"{'behind' if trial.feasible else 'lost'} after {trial.images:,}"  # images
         cells = _cells(trial)
         made.add_row(f"{trial.strength:g}", f"{trial.changed_weights:,}", *cells, mark)
     return made

@@ -4,155 +4,30 @@ Strengths are tried along the order of the scores, from next to nothing upwards,
 far beyond the budget. Among the trials that keep all that must be kept, with a margin, the
 objective's preference decides; then the gaps around the best one are halved. One standard error is
 kept as margin to the budget, two where validation images were part of the training data (losses
-look smaller there).
+look smaller there). A strength sees a first part of the images, and the rest only if these leave
+open whether it is the best.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
-import torch
-
-from modeledit.data import Split
+from modeledit.bench import FIRST, HOPELESS, Bench
 from modeledit.editors import Planner
-from modeledit.errors import DataError, ModelEditError
-from modeledit.eval.aspects import groups_of
-from modeledit.eval.attacks import Adversarial
-from modeledit.eval.predictions import Predictions, joined, reduced
+from modeledit.errors import ModelEditError
 from modeledit.judging import Baseline
-from modeledit.objectives import Objective, Seen
+from modeledit.objectives import CERTAIN, Objective
 from modeledit.report import Trial
 from modeledit.runtime import Runtime
 from modeledit.selection import Strength
-from modeledit.surgery import edited
-from modeledit.tail import Tail
 from modeledit.types import EditPlan, Scores
 
 LARGEST = 0.25  # share of the weights
 LONGEST = 40  # strengths on a ladder
 HALVINGS = 3  # times the gap around the best strength is halved
-HOPELESS = 5.0  # the ladder ends where the drop is this many times the budget
-CERTAIN = 4.0  # standard errors beyond that at which a trial is given up before its last image
-FEWEST = 200  # images before that
-Until = Callable[[Predictions], bool]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Images that the network inside `tail` answers again and again."""
-
-    split: Split
-    tail: Tail
-    runtime: Runtime
-
-    def answers(
-        self, stage: str, *, whole: bool = False, until: Until | None = None
-    ) -> Predictions:
-        """Of the network as it is now; of the images that the tail holds only the end is run,
-        unless the `whole` network may have changed. `until` sees the answers so far and may end
-        it."""
-        pieces: list[Predictions] = []
-        stage_of = self.runtime.progress.stage(stage, len(self.split))
-        with torch.inference_mode(), stage_of as tick:
-            for piece in self._pieces(whole):
-                pieces.append(piece)
-                tick(len(piece))
-                if until and until(joined(pieces)):
-                    break
-        return joined(pieces)
-
-    def _pieces(self, whole: bool) -> Iterator[Predictions]:
-        """The answers batch by batch, in the order of the split."""
-        for held in () if whole else self.tail.pieces:
-            logits = self.tail.logits(held, self.runtime)
-            yield reduced(logits, held.labels, held.indices)
-        # Of a complete tail nothing but unreadable images can be left.
-        done = len(self.split) if self.tail.complete else self.tail.taken
-        start = 0 if whole else done
-        rest = self.split.subset(range(start, len(self.split)))
-        for batch in rest.batches(self.runtime) if len(rest) else ():
-            logits = self.tail.model(batch.images)
-            self.runtime.meter.forward(len(batch.labels))
-            yield reduced(logits, batch.labels, batch.indices + start)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every trial shares: the images, and what they are judged by.
-
-    errors_kept: standard errors of the measured drop that are kept as margin to the budget.
-    replayed: the images of `made` as the network takes them, where an attack is replayed.
-    """
-
-    objective: Objective
-    errors_kept: float
-    clean: Shown
-    replayed: Shown | None = None
-    made: Adversarial | None = None
-
-    @classmethod
-    def of(
-        cls, baseline: Baseline, scores: Scores, objective: Objective, runtime: Runtime
-    ) -> Bench:
-        """For edits of what the scores name, on a copy of the model."""
-        data, module = baseline.data, baseline.loaded.module
-        by_weight = scores.granularity == "weight"
-        scored = [name for name, tensor in scores.values.items() if bool(tensor.any())]
-        names = scored if by_weight else [name for name, _ in module.named_parameters()]
-        errors_kept = 2.0 if data.validation_is_training else 1.0
-        mixed = np.random.default_rng(0).permutation(len(data.validation))
-        validation = data.validation.subset(mixed)  # so that the first images stand for all
-        clean = Shown(validation, baseline.tail(names, validation, runtime), runtime)
-        if objective.aspects.attack is None:
-            return cls(objective, errors_kept, clean)
-        made = baseline.crafted(objective.aspects, data.validation, runtime)
-        if not made.correct.any():
-            raise DataError(
-                "no attacked validation image is classified correctly: give more images"
-            )
-        split = baseline.replayed(objective.aspects, data.validation, runtime)
-        replayed = Shown(split, baseline.tail(names, split, runtime), runtime)
-        return cls(objective, errors_kept, clean, replayed, made)
-
-    @cached_property
-    def before(self) -> Seen:
-        """The answers of the unedited network."""
-        return self.seen("before, validation")
-
-    def seen(self, stage: str, *, whole: bool = False, until: Until | None = None) -> Seen:
-        """The answers of the network as it is now; `until` may end those to the clean images."""
-        answers = self.clean.answers(stage, whole=whole, until=until)
-        groups = None
-        if self.objective.aspects.positive is not None:
-            groups = groups_of(answers, self.clean.split)
-        if self.replayed is None:
-            return Seen(answers, groups)
-        return Seen(answers, groups, self.replayed.answers(stage, whole=whole), self.made)
-
-    def trial(self, strength: Strength, plan: EditPlan) -> Trial:
-        """Apply, run the validation images until all is seen or lost, take back."""
-        unedited = self.before  # which must be known before anything is edited
-        shown = [self.clean, *([self.replayed] if self.replayed else [])]
-        whole = any(change.tensor not in self.clean.tail.names for change in plan.changes)
-        with ExitStack() as stack:
-            for each in shown:
-                stack.enter_context(edited(each.tail.model, plan))
-            after = self.seen(f"trying strength {strength}", whole=whole, until=self._hopeless)
-        before = unedited.first(len(after.answers))
-        return self.objective.trial(strength, plan.changed_weights, before, after, self.errors_kept)
-
-    def _hopeless(self, answers: Predictions) -> bool:
-        """Whether the ladder could end here, for certain. Groups need every image."""
-        if self.objective.aspects.positive is not None or len(answers) < FEWEST:
-            return False
-        first = self.before.answers.where(np.arange(len(self.before.answers)) < len(answers))
-        drop, error = self.objective.lost(first, answers)
-        return drop - CERTAIN * max(error, 1 / len(answers)) > HOPELESS * self.objective.budget
+Trials = dict[Strength, Trial]
 
 
 def find(
@@ -167,12 +42,17 @@ def find(
     When no strength keeps the budget the least harmful one is taken; its gates will fail.
     """
     bench = Bench.of(baseline, scores, objective, runtime)
-    trials: dict[Strength, Trial] = {}
+    trials: Trials = {}
 
     def attempt(strength: Strength) -> Trial:
         if strength not in trials:
-            trials[strength] = bench.trial(strength, planner(strength))
+            trials[strength] = bench.trial(strength, planner(strength), FIRST)
         return trials[strength]
+
+    def decided() -> Trial:
+        while (strength := undecided(trials, objective, bench.images)) is not None:
+            trials[strength] = bench.trial(strength, planner(strength))
+        return best(trials, objective, bench.images)
 
     strengths = ladder(scores, objective.growth)
     if objective.may_do_nothing and 0 not in strengths:
@@ -180,11 +60,25 @@ def find(
     climb(strengths, attempt, HOPELESS * objective.budget)
     # Between the rounds of an order of editing nothing was scored anew: the rounds will do.
     for _ in range(0 if "steps" in scores.header else HALVINGS):
-        for strength in between(sorted(trials), best(trials, objective).strength):
+        for strength in between(sorted(trials), decided().strength):
             attempt(strength)
-    chosen = best(trials, objective)
+    chosen = decided()
     frontier = (replace(trials[s], chosen=trials[s] is chosen) for s in sorted(trials))
     return planner(chosen.strength), tuple(frontier)
+
+
+def undecided(trials: Trials, objective: Objective, images: int) -> Strength | None:
+    """Of the strengths that saw a part of the images, and may be the best, the one preferred."""
+    whole = [trial for trial in trials.values() if trial.images >= images and trial.feasible]
+    rival = min(whole, key=objective.preference, default=None)
+
+    def out(trial: Trial) -> bool:
+        least = trial.lost - CERTAIN * max(trial.lost_se, 1 / trial.images)
+        behind = rival is not None and objective.surely_behind(trial, rival)
+        return least > objective.budget or behind
+
+    waiting = [t for t in trials.values() if t.images < images and not out(t)]
+    return min(waiting, key=objective.preference).strength if waiting else None
 
 
 def ladder(scores: Scores, growth: float = 2.0) -> list[Strength]:
@@ -222,13 +116,15 @@ def climb(strengths: list[Strength], attempt: Callable[[Strength], Trial], hopel
             return
 
 
-def best(trials: dict[Strength, Trial], objective: Objective) -> Trial:
-    """The one that the objective prefers; among infeasible ones the one with the smallest drop."""
+def best(trials: Trials, objective: Objective, images: int = 0) -> Trial:
+    """The one that the objective prefers, of those that saw as many images if any did; among
+    infeasible ones the one with the smallest drop."""
     if not trials:
         raise ModelEditError("no strength could be tried: the model has nothing to edit")
-    feasible = [trial for trial in trials.values() if trial.feasible]
+    seen = [t for t in trials.values() if t.images >= images] or list(trials.values())
+    feasible = [trial for trial in seen if trial.feasible]
     if not feasible:
-        return min(trials.values(), key=lambda t: (t.lost, t.changed_weights))
+        return min(seen, key=lambda t: (t.lost, t.changed_weights))
     return min(feasible, key=objective.preference)
 
 

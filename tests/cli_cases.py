@@ -44,6 +44,7 @@ def sample(*, passed: bool) -> Report:
         changed_weights=36,
         forget=0.0,
         images=100,
+        forget_se=0.0,
         forget_tail=0.0,
         retain=0.9,
         retain_drop=0.002,

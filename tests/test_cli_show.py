@@ -118,7 +118,9 @@ def test_a_trial_that_was_given_up_says_after_how_many_images(
     given_up = dataclasses.replace(
         whole, strength=12345678, images=64, retain_drop=0.5, feasible=False, chosen=False
     )
-    lines = drawn([frontier([whole, given_up])], capsys)
+    behind = dataclasses.replace(given_up, retain_drop=0.0, feasible=True)
+    lines = drawn([frontier([whole, behind, given_up])], capsys)
     assert max(map(len, lines)) <= 80
-    assert sum("lost after" in line for line in lines) == 1
+    assert sum(" after " in line for line in lines) == 2
+    assert lines[-2].endswith("behind after 64")
     assert lines[-1].endswith("lost after 64")

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from modeledit import demo, pipeline, search
+from modeledit import bench, demo, objectives, pipeline, search
+from modeledit.attacks.pgd import Pgd
 from modeledit.errors import ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
@@ -18,24 +19,25 @@ from modeledit.eval.predictions import Predictions
 from modeledit.judging import Baseline
 from modeledit.objectives import Seen, paired_drop
 from modeledit.objectives.forgetting import Forgetting, tail
+from modeledit.objectives.hardening import Hardening
 from modeledit.objectives.repairing import Repairing
 from modeledit.plugins import create
-from modeledit.report import ForgetTrial
-from modeledit.runtime import Runtime
+from modeledit.report import AttackTrial, ForgetTrial
+from modeledit.runtime import Meter, Runtime
 from modeledit.search import best, between, climb, ladder, middle
-from modeledit.targets import ForgetClass
 from modeledit.types import Scores
 
 FORGET = Forgetting(Limits(max_forget=0.1, max_retain_drop=0.01), Aspects(), (0,))
 
 
-def trial(strength, forget=0.0, drop=0.0, feasible=True, changed=1):
+def trial(strength, forget=0.0, drop=0.0, feasible=True, changed=1, images=100):
     return ForgetTrial(
         strength=strength,
         changed_weights=changed,
-        images=100,
+        images=images,
         feasible=feasible,
         forget=forget,
+        forget_se=0.01,
         forget_tail=forget,
         retain=0.9,
         retain_drop=drop,
@@ -133,23 +135,27 @@ def test_paired_drop_by_hand():
     assert error == pytest.approx(np.std([0, 1, 0, -1]) / 2)
 
 
-def searched(monkeypatch, certain):
-    """Random weights of the demo, all strengths: the plan's size and the trials."""
-    monkeypatch.setattr(search, "CERTAIN", certain)
+def searched(monkeypatch, certain=objectives.CERTAIN, scorer="random", first=search.FIRST):
+    """By scores of the demo, all strengths: the plan's size and the trials."""
+    monkeypatch.setattr(bench, "CERTAIN", certain)
+    monkeypatch.setattr(search, "FIRST", first)
     loaded, data = demo.load()
-    runtime = Runtime(batch_size=50, seed=0)
+    runtime = Runtime(batch_size=25, seed=0)
     baseline = Baseline(loaded, data)
-    scores = pipeline.score(loaded, data, ForgetClass((3,)), create("scorers", "random"), runtime)
+    made = create("scorers", scorer)
+    scores = pipeline.score(loaded, data, FORGET.target, made, runtime)
     planner = create("editors", "zero").prepare(scores, loaded.module, data.train, runtime)
+    runtime = replace(runtime, meter=Meter())
     plan, trials = search.find(planner, scores, baseline, FORGET, runtime)
-    return plan.changed_weights, {t.strength: t for t in trials}, len(data.validation)
+    return plan.changed_weights, {t.strength: t for t in trials}, runtime.meter.images
 
 
 def test_what_has_lost_too_much_is_not_looked_at_to_the_end(monkeypatch):
     """The same choice with fewer images; what was given up would have failed with all."""
-    chosen, short, n = searched(monkeypatch, search.CERTAIN)
-    wanted, full, _ = searched(monkeypatch, math.inf)
+    chosen, short, _ = searched(monkeypatch)
+    wanted, full, _ = searched(monkeypatch, certain=math.inf)
     assert chosen == wanted
+    n = len(demo.load()[1].validation)
     assert {t.images for t in full.values()} == {n}
     given_up = [s for s, t in short.items() if t.images < n]
     assert given_up
@@ -160,21 +166,93 @@ def test_what_has_lost_too_much_is_not_looked_at_to_the_end(monkeypatch):
     assert all(short[s] == full[s] for s in short.keys() - given_up)
 
 
+def test_what_is_surely_behind_is_not_looked_at_to_the_end(monkeypatch):
+    """The same choice with fewer images by an order of editing that forgets step by step."""
+    monkeypatch.setattr(objectives, "FEWEST", 50)
+    chosen, short, few = searched(monkeypatch, scorer="stepwise-peps", first=180)
+    wanted, full, many = searched(monkeypatch, scorer="stepwise-peps")
+    assert chosen == wanted
+    assert few < many
+    best = next(t for t in full.values() if t.chosen)
+    left_out = [s for s, t in short.items() if t.images < best.images and t.feasible]
+    assert left_out
+    for strength in left_out:
+        assert full[strength].forget > best.forget_tail
+
+
+def undecided(*trials):
+    return search.undecided({t.strength: t for t in trials}, FORGET, 100)
+
+
+def test_the_most_promising_is_seen_whole_first():
+    assert undecided(trial(1, forget=0.4, images=50), trial(2, forget=0.3, images=50)) == 2
+    assert undecided(trial(0, images=50)) == 0
+    assert undecided(trial(1, forget=0.4), trial(2, forget=0.3)) is None
+
+
+def test_what_all_images_would_not_change_is_decided():
+    """Four standard errors: of .01 in the recall, of .001 and at least one image in the drop."""
+    assert undecided(trial(1, forget=0.2), trial(2, forget=0.23, images=50)) == 2
+    assert undecided(trial(1, forget=0.2), trial(2, forget=0.25, images=50)) is None
+    assert undecided(trial(1, drop=0.08, images=50)) == 1  # less 4 / 50 it is within a point
+    assert undecided(trial(1, drop=0.1, images=50)) is None
+
+
+def test_what_is_over_budget_rules_nothing_out():
+    over = trial(1, forget=0.0, feasible=False)
+    assert undecided(over, trial(2, forget=0.9, images=50)) == 2
+
+
+def test_the_choice_is_among_those_that_saw_all():
+    lucky, sure = trial(1, forget=0.0, images=50), trial(2, forget=0.1)
+    assert best({1: lucky, 2: sure}, FORGET, 100) is sure
+    assert best({1: lucky}, FORGET, 100) is lucky
+
+
+def test_an_attack_s_success_is_known_from_the_first_trial():
+    objective = Hardening(Limits(max_drop=0.01), Aspects(attack=Pgd(0.1)))
+    worse, better = attacked(1, success=0.31, images=50), attacked(2, success=0.3)
+    assert objective.surely_behind(worse, better)
+    assert not objective.surely_behind(replace(worse, success=0.3), better)
+    assert not Repairing(Limits(), Aspects(positive=1)).surely_behind(worse, better)
+
+
+def attacked(strength, success, images=100):
+    return AttackTrial(
+        strength=strength,
+        changed_weights=1,
+        images=images,
+        feasible=True,
+        success=success,
+        restored=0.0,
+        accuracy=0.9,
+        accuracy_drop=0.0,
+        accuracy_drop_se=0.001,
+    )
+
+
 def test_the_first_trial_is_compared_with_the_unedited_network_too(monkeypatch):
     """Early answers are, while the edit is in place: those before must be known by then."""
     monkeypatch.setattr(search, "ladder", lambda *_: [0.25])
-    _, trials, _ = searched(monkeypatch, math.inf)
+    _, trials, _ = searched(monkeypatch, certain=math.inf)
     assert trials[0.25].retain_drop > 0.5
     assert trials[0.25].retain_drop == pytest.approx(0.99 - trials[0.25].retain, abs=0.02)
 
 
-def test_groups_need_every_image():
+def test_groups_and_forgotten_classes_must_be_among_the_first_images():
     """A group may have its only images among the last."""
     limits, aspects = Limits(max_drop=0.01), Aspects(positive=1)
     lost = Predictions(*(np.zeros(400, dtype=t) for t in "llffl"))
-    for objective, gives_up in ((Repairing(limits, aspects), False), (FORGET, True)):
-        bench = search.Bench(objective, 1.0, None)
-        right = replace(lost, labels=np.ones(400, int), predicted=np.ones(400, int))
-        vars(bench)["before"] = Seen(right)
-        assert bench._hopeless(replace(right, predicted=lost.predicted)) == gives_up
-        assert not bench._hopeless(right)
+    assert not Repairing(limits, aspects).comparable(lost)
+    assert FORGET.comparable(lost)
+    assert not FORGET.comparable(replace(lost, labels=np.ones(400, int)))
+    assert not FORGET.comparable(lost.where(np.arange(400) < 199))
+
+
+def test_a_trial_is_hopeless_by_far():
+    right = Predictions(*(np.zeros(400, dtype=t) for t in "llffl"))
+    right = replace(right, labels=np.ones(400, int), predicted=np.ones(400, int))
+    tried = bench.Bench(FORGET, 1.0, None)
+    vars(tried)["before"] = Seen(right)
+    assert tried._hopeless(replace(right, predicted=np.zeros(400, int)))
+    assert not tried._hopeless(right)

@@ -15,7 +15,7 @@ from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
 from modeledit.objectives.forgetting import Forgetting
 from modeledit.runtime import Runtime
-from modeledit.search import Bench, Shown
+from modeledit.bench import Bench, Shown
 from modeledit.tail import Tail
 from modeledit.toys import SIZE, TARGET, images, net
 from modeledit.types import Change, EditPlan

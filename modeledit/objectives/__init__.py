@@ -36,6 +36,8 @@ NO_EFFECT = "no effect"
 UTILITY_LOST = "utility lost"
 GROUP_HARMED = "a group was harmed"
 ATTACK_SUCCEEDS = "an attack succeeds"
+FEWEST = 200  # images that stand for all
+CERTAIN = 4.0  # standard errors at which the first images settle what all of them would say
 BEYOND_DOUBT = 2.0  # standard errors: those of the gate that judges the harm of groups
 Bools = npt.NDArray[np.bool_]
 
@@ -118,6 +120,11 @@ class Objective(ABC):
         kept = counted(before.labels, self.target)
         return paired_drop(before.correct[kept], after.correct[kept])
 
+    def comparable(self, answers: Predictions) -> bool:
+        """Whether the first images of the validation split, whose answers these are, can stand for
+        all. A group may have its only images among the last."""
+        return self.aspects.positive is None and len(answers) >= FEWEST
+
     @abstractmethod
     def trial(
         self, strength: Strength, changed: int, before: Seen, after: Seen, errors_kept: float
@@ -127,6 +134,12 @@ class Objective(ABC):
     @abstractmethod
     def preference(self, trial: Trial) -> tuple[float, ...]:
         """Of the feasible trials the one of the smallest is chosen."""
+
+    def surely_behind(self, trial: Trial, best: Trial) -> bool:
+        """Whether `best`, which is feasible and saw all images, will be preferred to a trial that
+        saw the first ones, whatever the others say of it."""
+        del trial, best
+        return False
 
     def content(self, trial: Trial) -> bool:
         """Whether a trial leaves nothing to wish for, so that no other scorer has to be tried."""

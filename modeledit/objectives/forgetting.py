@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,8 +10,8 @@ import torch
 
 from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.classes import worst_recall
-from modeledit.eval.predictions import Floats
-from modeledit.objectives import NO_EFFECT, UTILITY_LOST, Objective, Seen, beside
+from modeledit.eval.predictions import Floats, Predictions
+from modeledit.objectives import CERTAIN, NO_EFFECT, UTILITY_LOST, Objective, Seen, beside
 from modeledit.report import Changes, ForgetTrial, Measurement, Trial
 from modeledit.selection import Strength
 from modeledit.targets import ForgetClass, Target
@@ -63,6 +64,11 @@ class Forgetting(Objective):
                     f"the {split.name} split has no image of a class to retain: add some"
                 )
 
+    def comparable(self, answers: Predictions) -> bool:
+        """Each forgotten class has to be among the images."""
+        seen = set(answers.labels.tolist())
+        return super().comparable(answers) and seen.issuperset(self.classes)
+
     def trial(
         self, strength: Strength, changed: int, before: Seen, after: Seen, errors_kept: float
     ) -> Trial:
@@ -70,12 +76,15 @@ class Forgetting(Objective):
         kept = ~self.forgotten.mask(answers.labels)
         drop, error = self.lost(before.answers, answers)
         within = drop + errors_kept * error <= self.budget
+        forget = worst_recall(answers, self.forgotten)
+        fewest = min(int((answers.labels == c).sum()) for c in self.classes)
         return ForgetTrial(
             strength=strength,
             changed_weights=changed,
             images=len(answers),
             feasible=within and self.keeps(before, after, errors_kept),
-            forget=worst_recall(answers, self.forgotten),
+            forget=forget,
+            forget_se=max(math.sqrt(forget * (1 - forget) / fewest), 1 / fewest),
             forget_tail=max(tail(answers.margin[answers.labels == c]) for c in self.classes),
             retain=float(answers.correct[kept].mean()),
             retain_drop=drop,
@@ -83,10 +92,13 @@ class Forgetting(Objective):
         )
 
     def preference(self, trial: Trial) -> tuple[float, ...]:
-        if not isinstance(trial, ForgetTrial):
-            raise TypeError(f"a trial of another objective: {trial}")
-        equal = _given(self.limits.max_forget, "max_forget") / EQUAL
-        return max(trial.forget_tail, equal), trial.retain_drop, trial.changed_weights
+        tail, equal = _forget(trial).forget_tail, _given(self.limits.max_forget, "max_forget")
+        return max(tail, equal / EQUAL), trial.lost, trial.changed_weights
+
+    def surely_behind(self, trial: Trial, best: Trial) -> bool:
+        """By the recall, whose tail is close to it unless both are small."""
+        least = _forget(trial).forget - CERTAIN * _forget(trial).forget_se
+        return least > self.preference(best)[0]
 
     def verdict(
         self, before: Measurement, after: Measurement, changes: Changes | None
@@ -124,6 +136,12 @@ class Forgetting(Objective):
             f"{fewest} test images of a forgotten class cannot resolve a recall of "
             f"{limit:g}: none may be recognised, and more could be in use",
         )
+
+
+def _forget(trial: Trial) -> ForgetTrial:
+    if not isinstance(trial, ForgetTrial):
+        raise TypeError(f"a trial of another objective: {trial}")
+    return trial
 
 
 def tail(margins: Floats) -> float:

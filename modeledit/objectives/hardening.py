@@ -103,6 +103,10 @@ class Hardening(Objective):
         equal = self.limits.max_attack_success or 0.0
         return max(trial.success, equal), trial.accuracy_drop, trial.changed_weights
 
+    def surely_behind(self, trial: Trial, best: Trial) -> bool:
+        """What is attacked was run whole: the successes are known."""
+        return self.preference(trial)[0] > self.preference(best)[0]
+
     def gates(
         self, before: Measurement, after: Measurement, changes: Changes | None
     ) -> tuple[GateResult, ...]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class Trial(ABC):
     """One strength. feasible: whether it keeps all that must be kept, with a margin. images: how
-    many of the validation images it was read from, fewer than all where the loss was clear early.
+    many of the validation images it was read from, fewer than all where the first ones told that it
+    is lost, or surely not the best.
     """
 
     strength: float | int
@@ -23,15 +24,22 @@ class Trial(ABC):
     def lost(self) -> float:
         """Accuracy lost on the images that must not suffer, positive = worse."""
 
+    @property
+    @abstractmethod
+    def lost_se(self) -> float:
+        """Its paired standard error."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForgetTrial(Trial):
-    """forget: recall of the forgotten class that is recalled most; forget_tail: the same, estimated
-    below the resolution of the images at hand (see `objectives.forgetting.tail`). retain_drop:
-    accuracy lost on the retained classes, with its paired standard error.
+    """forget: recall of the forgotten class that is recalled most, with a standard error of at
+    least one image; forget_tail: the same, estimated below the resolution of the images at hand
+    (see `objectives.forgetting.tail`). retain_drop: accuracy lost on the retained classes, with its
+    paired standard error.
     """
 
     forget: float
+    forget_se: float
     forget_tail: float
     retain: float
     retain_drop: float
@@ -40,6 +48,10 @@ class ForgetTrial(Trial):
     @property
     def lost(self) -> float:
         return self.retain_drop
+
+    @property
+    def lost_se(self) -> float:
+        return self.retain_drop_se
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +72,10 @@ class GroupTrial(Trial):
     def lost(self) -> float:
         return self.accuracy_drop
 
+    @property
+    def lost_se(self) -> float:
+        return self.accuracy_drop_se
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttackTrial(Trial):
@@ -76,3 +92,7 @@ class AttackTrial(Trial):
     @property
     def lost(self) -> float:
         return self.accuracy_drop
+
+    @property
+    def lost_se(self) -> float:
+        return self.accuracy_drop_se
