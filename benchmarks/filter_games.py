@@ -25,7 +25,7 @@ from modeledit.judging import Baseline
 from modeledit.runtime import Runtime
 from modeledit.scorers._games import matching, numbered
 from modeledit.shapley import Estimate, Floats
-from modeledit.shapley.permutation import Antithetic
+from modeledit.shapley.permutation import Antithetic, Permutation
 from modeledit.shapley.running import Budget, run
 from modeledit.surgery import record_means
 from modeledit.targets import Accuracy
@@ -62,10 +62,12 @@ class Arena:
 
     @cached_property
     def reference(self) -> Estimate:
-        file = self.options.cache / f"{self.name} {self.options.images}.reference.safetensors"
+        short = self.options.truncation
+        name = f"{self.name} {self.options.images}" + (f" {short}" if short is not None else "")
+        file = self.options.cache / f"{name}.reference.safetensors"
         return run(
             self.kept,
-            Antithetic(),
+            Antithetic() if short is None else Permutation(truncation=short),
             seed=1_000_003,
             budget=Budget(self.options.reference),
             resume=Path(str(file).replace(",", "+")),
@@ -106,6 +108,7 @@ class Arena:
             "filters": self.kept.players,
             "images": self.options.images,
             "reference": self.options.reference,
+            "truncation": self.options.truncation,
             "model": self.baseline.digest,
             "versions": modeledit.versions(),
             "threads": torch.get_num_threads(),

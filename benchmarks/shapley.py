@@ -2,11 +2,14 @@
 
     python benchmarks/shapley.py demo [--sections error prior whole]
     python benchmarks/shapley.py cifar10 --data folder:cifar10.zip --checkpoint FILE
+    python benchmarks/shapley.py fashion-mnist --data idx:DIR --checkpoint FILE --sections whole \\
+        --metrics accuracy --images 64 --truncation 0.05
 
 error: relative L2 error of each estimator and of shapiq's, against a long run of antithetic
        permutations. prior: the gate path's rank correlation with it, and its cost. whole: overlap
-       of the top 100 of all filters at a fixed number of evaluations. The k largest with a
-       stopping rule: shapley_topk.py.
+       of the top 100 of all filters at a fixed number of evaluations; --truncation ends the walks
+       of the long run, each of thousands of filters, once accuracy is that close to nobody's. The k
+       largest with a stopping rule: shapley_topk.py.
 
 Values of coalitions are kept in --cache and finished rows in RESULTS/shapley-DATASET.jsonl, so a
 run that was stopped goes on where it was. --quick is for trying it out. shapiq: `pip install
@@ -41,7 +44,9 @@ from modeledit.shapley.tmab import Tmab
 BUDGETS = (250, 500, 1_000, 2_000, 4_000)
 SMALL = {"demo": "stem.conv,stages.0.0.conv1_kxk.conv,stages.0.0.attn.fc1", "cifar10": "conv1"}
 LARGE = {"demo": "stages.3.0.conv3_1x1.conv,stages.3.0.shortcut.conv.conv"}
+SMALL["fashion-mnist"] = "conv1"
 LARGE["cifar10"] = "layer4.1.conv1"  # 512 filters, three layers before the end
+LARGE["fashion-mnist"] = "layer4.1.conv1"
 THEIRS = ("PermutationSamplingSV", "KernelSHAP", "SVARM")  # of shapiq
 
 
@@ -183,6 +188,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--metrics", nargs="+", default=["accuracy", "loss"])
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--reference", type=int, default=100_000, help="evaluations")
+    parser.add_argument("--truncation", type=float, help="of the reference's walks")
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--threads", type=int, default=1)

@@ -18,8 +18,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ DEFAULT = "modeledit (default)"
 
 @dataclass(frozen=True)
 class Method:
-    """A scorer and an editor, and how much they edit.
+    """A scorer, with options other than its defaults, and an editor; and how much they edit.
 
     above: all weights with a score above it (a published threshold). matched: as many weights as
     the default method changed for the same class and seed. Neither: the search on validation.
@@ -52,6 +52,7 @@ class Method:
     editor: str
     above: float | None = None
     matched: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS = {
@@ -64,6 +65,9 @@ METHODS = {
     "random, as many weights": Method("random", "zero", matched=True),
     "gate-ig, filters": Method("gate-ig", "mean-ablate"),
     "neuron-shapley, filters": Method("neuron-shapley", "mean-ablate"),
+    "neuron-shapley, 300 evaluations, filters": Method(
+        "neuron-shapley", "mean-ablate", options={"evaluations": 300}
+    ),
     "conductance, filters": Method("conductance", "mean-ablate"),
     "internal influence, filters": Method("internal-influence", "mean-ablate"),
 }
@@ -101,7 +105,8 @@ def run(
     """One row: what came of forgetting one class, from the report."""
     runtime = Runtime(batch_size=250, seed=seed)
     loaded, data = baseline.loaded, baseline.data
-    scorer, editor = create("scorers", method.scorer), create("editors", method.editor)
+    scorer = create("scorers", method.scorer, method.options)
+    editor = create("editors", method.editor)
     if method.above is None and not method.matched:
         result = unlearn(
             loaded, data, forget, scorer=scorer, editor=editor, runtime=runtime, baseline=baseline
