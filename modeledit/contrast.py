@@ -37,7 +37,7 @@ def check(scorer: Scorer, target: Target, keep: Target | None) -> None:
         raise ModelEditError(f"--keep {keep} is what is edited: name another target")
     if isinstance(keep, AttackSuccess):
         raise ModelEditError("the success of an attack is nothing to keep: use another target")
-    if keep is not None and scorer.granularity != "filter":
+    if keep is not None and (scorer.granularity != "filter" or scorer.ordered):
         raise unsigned(scorer.name)
 
 

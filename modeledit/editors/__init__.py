@@ -108,8 +108,9 @@ class Editor(ABC):
             return
         count, most = how_many(scores.count, strength), steps[-1] if steps else 0
         if self.order != "highest" or self._allocation(scores) != "global" or count > most:
+            what = "weights" if scores.granularity == "weight" else "units"
             raise ModelEditError(
-                f"these scores are the order of editing {most:,} weights: use a strength of "
+                f"these scores are the order of editing {most:,} {what}: use a strength of "
                 "at most that many, order highest and allocation global, or another scorer"
             )
 

@@ -64,12 +64,13 @@ class Scorer(ABC):
     A subclass supplies `run`. `granularity` is "weight" ({parameter: its shape}) or "filter"
     ({layer: (units,)}), one of `granularities`. `targets`: kinds of target that it can score.
     `sampled`: it goes on for as long as it is told (`Runtime.budget`), and can be continued
-    (`Runtime.resume`).
+    (`Runtime.resume`). `ordered`: its values are an order of editing, with `steps` in the header.
     """
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("weight", "filter")
     targets: ClassVar[tuple[type[Target], ...]] = (ForgetClass, Accuracy)
     sampled: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
     granularity: Granularity = "weight"
 
     @abstractmethod

@@ -84,11 +84,13 @@ def lay(
     return Table(names, units, held, batches, read)
 
 
-def numbered(split: Split, runtime: Runtime) -> tuple[tuple[Batch, ...], npt.NDArray[np.int64]]:
-    """The batches, their images counted through, and the positions of these in the split."""
+def numbered(
+    split: Split, runtime: Runtime, start: int = 0
+) -> tuple[tuple[Batch, ...], npt.NDArray[np.int64]]:
+    """The batches, their images counted through from `start` on, and the positions of these in the
+    split."""
     batches: list[Batch] = []
     positions: list[Tensor] = []
-    start = 0
     for batch in split.batches(runtime):
         end = start + len(batch.labels)
         positions.append(batch.indices.cpu())

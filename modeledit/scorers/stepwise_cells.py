@@ -64,6 +64,7 @@ class StepwiseCells(Scorer):
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("weight",)
     targets: ClassVar[tuple[type[Target], ...]] = (GroupRecall, ForgetClass, Accuracy)
+    ordered: ClassVar[bool] = True
     share: float = 0.5
     inputs: int = 1024
     rounds: int = 720

@@ -50,6 +50,7 @@ class StepwisePeps(Scorer):
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("weight",)
     targets: ClassVar[tuple[type[Target], ...]] = (ForgetClass, Accuracy, AttackSuccess)
+    ordered: ClassVar[bool] = True
     share: float = 0.5
     inputs: int = 512
     retain_inputs: int = 3072
