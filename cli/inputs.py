@@ -53,6 +53,10 @@ def check(model: ModelChoice, data: DataChoice) -> None:
             f"{' and '.join(missing)} not given: name your own, try the built-in ones with --demo, "
             "or write a modeledit.toml with `modeledit init`"
         )
+    if model.checkpoint is not None and not model.checkpoint.is_file():
+        raise ModelEditError(
+            f"{model.checkpoint} is not a file: give a checkpoint in safetensors format"
+        )
     if data.demo and not missing:
         raise ModelEditError("--demo has nothing to add to --model and --data: leave it out")
     if model.spec is None:

@@ -57,6 +57,7 @@ def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]
         (["completion", "zsh"], 0),
         (["unlearn", "--class", "3"], 2),
         (["unlearn", "--clas", "3", "--demo"], 2),
+        (["score", "--target", "a", "--model", "x", "--data", "x", "--checkpoint", "no"], 2),
         (["unlearn", "--class", "3", "--demo", "--strength", "-1"], 2),
     ],
 )
