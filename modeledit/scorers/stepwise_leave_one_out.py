@@ -21,7 +21,7 @@ from modeledit.scorers import Found, Job, Scorer
 from modeledit.scorers._cells import Cells
 from modeledit.scorers._games import EVERY, Table, Value, constants, found, matching
 from modeledit.scorers._options import choice, non_negative, positive, whole
-from modeledit.targets import Target
+from modeledit.targets import GroupRecall, Target
 from modeledit.types import Granularity, Unit
 
 
@@ -45,6 +45,7 @@ class StepwiseLeaveOneOut(Scorer):
 
     The header's `objective` is J before the first round and after each, `cells` are L_c then.
 
+    anchor: None is 4 for groups, 20 for classes and attacks, of whose target everything is to go.
     images, retained: most that are read of the cells to change, and of others; of each as many.
     layers: comma-separated shell patterns, "" for all; units of others count 0. value: a pinned
     unit is held at its mean output over `calibration` images (mean), at what its own BatchNorm or
@@ -59,7 +60,7 @@ class StepwiseLeaveOneOut(Scorer):
     retained: int = 512
     rounds: int = 40
     shortlist: int = 16
-    anchor: float = 4.0
+    anchor: float | None = None
     width: float = 2.0
     layers: str = ""
     value: Value = "mean"
@@ -68,7 +69,8 @@ class StepwiseLeaveOneOut(Scorer):
     def __post_init__(self) -> None:
         for option in ("images", "retained", "rounds", "shortlist", "calibration"):
             whole(option, getattr(self, option), 1)
-        non_negative("anchor", self.anchor)
+        if self.anchor is not None:
+            non_negative("anchor", self.anchor)
         positive("width", self.width)
         choice("value", self.value, Value)
 
@@ -116,6 +118,8 @@ class _Play:
         self._before = self._errors(self._margins)
         losses = cells.losses(self._before)
         self.began: list[float] = losses.tolist()
+        groups = isinstance(job.target, GroupRecall)
+        self._anchor = options.anchor if options.anchor is not None else 4.0 if groups else 20.0
         self._keepers = cells.keepers(losses)
         self._bias = np.zeros(len(self.units))  # of the predicted J, when last valued
         self.objective: list[float] = [float(self._j(self._margins))]
@@ -195,9 +199,7 @@ class _Play:
         """(...) from (..., N)"""
         errors = self._errors(margins)
         changes = self._cells.losses(np.square(errors - self._before)) @ self._keepers
-        found: Floats = (
-            self._cells.goal(self._cells.losses(errors)) + self._options.anchor * changes
-        )
+        found: Floats = self._cells.goal(self._cells.losses(errors)) + self._anchor * changes
         return found
 
 
