@@ -53,6 +53,7 @@ METHODS = {  # scorer, options, editor
     "magnitude, weights": ("magnitude", {}, "zero"),
     "random, weights": ("random", {}, "zero"),
     "leave-one-out, filters": ("leave-one-out", {"images": 256}, "mean-ablate"),
+    "stepwise-leave-one-out, filters": ("stepwise-leave-one-out", {"rounds": 24}, "mean-ablate"),
 }
 RULE = Repairing(Limits(max_drop=MAX_DROP, max_group_drop=MAX_GROUP_DROP), Aspects(positive=1))
 Logits = Callable[[Ending], Tensor]
@@ -181,7 +182,7 @@ class Study:
 
     def _where(self, scorer: str) -> dict[str, str]:
         layers = ",".join(name.removesuffix(".weight") for name in self.names)
-        return {"layers": layers} if scorer == "leave-one-out" else {}
+        return {"layers": layers} if scorer.endswith("leave-one-out") else {}
 
 
 def shifted(by: float) -> Logits:
