@@ -18,10 +18,11 @@ from modeledit.errors import ModelEditError
 from modeledit.games import per_image
 from modeledit.pipeline import score as scored
 from modeledit.runtime import Runtime
+from modeledit.scorers import stepwise_leave_one_out
 from modeledit.scorers.leave_one_out import LeaveOneOut
 from modeledit.scorers.stepwise_leave_one_out import StepwiseLeaveOneOut
 from modeledit.surgery import apply
-from modeledit.targets import Accuracy, ForgetClass, GroupRecall
+from modeledit.targets import Accuracy, AttackSuccess, ForgetClass, GroupRecall
 from modeledit.toys import NETS, TARGET, images, net
 
 WORST, MEAN = GroupRecall("worst"), GroupRecall()
@@ -113,6 +114,28 @@ def test_those_that_are_not_shortlisted_have_their_first_order_value():
     model = net("norm").eval()
     touched = LeaveOneOut(images=24)(model, SPLIT, TARGET, Runtime()).pins
     assert all(torch.equal(touched[n], few.pins[n]) for n in few.pins)
+
+
+def test_units_that_were_overrated_make_room(monkeypatch):
+    """Guesses of 0 are far too low; the error of those that were valued is remembered."""
+    known, play = [], stepwise_leave_one_out._Play
+    once = play._round
+
+    def noted(self, number):
+        taken = once(self, number)
+        known.append(np.flatnonzero(self._bias).tolist())
+        return taken
+
+    monkeypatch.setattr(play, "_round", noted)
+    monkeypatch.setattr(play, "_predicted", lambda self: np.zeros(len(self.units)))
+    score(shortlist=2, rounds=2, anchor=0.0)
+    assert known == [[0, 1], [0, 1, 2, 3]]
+
+
+def test_changed_answers_of_a_class_are_dearer_than_of_a_group():
+    for target, anchor in ((TARGET, 20.0), (AttackSuccess(), 20.0), (WORST, 4.0), (MEAN, 4.0)):
+        found, named = score(target, rounds=2), score(target, rounds=2, anchor=anchor)
+        assert found.header["objective"] == named.header["objective"]
 
 
 # --- greedy -----------------------------------------------------------------------------------
