@@ -211,7 +211,10 @@ def test_the_command_line_judges_the_attack_that_was_scored(folder, monkeypatch,
         ([*HARDEN, "--seed", "1"], ["on another cut", "--hold-out"]),
         ([*HARDEN, "--seed", "1", "--dry-run"], ["on another cut", "--hold-out"]),
         ([*SCORE[:-1], "d", "--target", "class:3", "--attack", "pgd"], ["--target attack"]),
-        ([*SCORE[:-1], "d", "--target", "class:3", "--eps", "0.1"], ["--eps goes with --target attack"]),
+        (
+            [*SCORE[:-1], "d", "--target", "class:3", "--eps", "0.1"],
+            ["--eps goes with --target attack"],
+        ),
     ],
 )
 def test_the_command_line_refuses(args, parts, folder, monkeypatch, capsys):

@@ -15,8 +15,9 @@ from modeledit.data import Split
 from modeledit.editors.zero import Zero
 from modeledit.errors import DataError, ModelEditError
 from modeledit.runtime import Runtime
+from modeledit.scorers._cells import parts
 from modeledit.scorers.magnitude import Magnitude
-from modeledit.scorers.stepwise_cells import StepwiseCells, drawn, kept, members, relaxed, shown
+from modeledit.scorers.stepwise_cells import StepwiseCells, drawn, kept, relaxed, shown
 from modeledit.surgery import apply
 from modeledit.targets import Accuracy, ForgetClass, GroupRecall
 from modeledit.toys import NETS, fingerprint, images, net
@@ -90,9 +91,9 @@ def priced(model, target, width):
     """The sum of the priced losses, and the losses by cell."""
     split = grouped()
     if target == ForgetClass((1,)):
-        cells = {str(c): [r for r in images(24) if r[1] == c] for c in (0, 1, 2)}
-        losses = {c: errors(model, r, width, 1 if c == "1" else -1) for c, r in cells.items()}
-        return losses["1"].mean(), {c: x.mean() for c, x in losses.items()}
+        cells = {c: [r for r in images(24) if r[1] == c] for c in (0, 1, 2)}
+        losses = {c: errors(model, r, width, 1 if c == 1 else -1) for c, r in cells.items()}
+        return losses[1].mean(), {f"class:{c}": x.mean() for c, x in losses.items()}
     cells = {g: [images(24)[i] for i in np.flatnonzero(split.groups == g)] for g in "abc"}
     losses = torch.stack([errors(model, rows, width).mean() for rows in cells.values()])
     prices = torch.softmax(losses.detach() / 0.06, 0) if target == WORST else torch.ones(3) / 3
@@ -192,13 +193,15 @@ def test_a_round_zeroes_at_most_step():
     assert int(sizes.max()) == math.ceil(0.2 * math.sqrt(scored))
 
 
-def test_members_by_hand():
+def test_parts_by_hand():
     split = grouped(12)
-    assert [(n, k) for n, _, k in members(split, WORST)] == [(g, "levelled") for g in "abc"]
-    found = members(split, ForgetClass((0, 2)))
-    assert [(n, k) for n, _, k in found] == [("0", "forgotten"), ("1", "kept"), ("2", "forgotten")]
-    assert [k for _, _, k in members(split, Accuracy())] == ["forgotten"] * 3
-    assert sum(rows.astype(int) for _, rows, _ in found).tolist() == [1] * 12
+    levelled = [(part.name, part.kind) for part in parts(split, WORST)]
+    assert levelled == [(g, "levelled") for g in "abc"]
+    found = parts(split, ForgetClass((0, 2)))
+    assert [part.name for part in found] == ["class:0", "class:1", "class:2"]
+    assert [part.kind for part in found] == ["forgotten", "kept", "forgotten"]
+    assert [part.kind for part in parts(split, Accuracy())] == ["forgotten"] * 3
+    assert sum(part.rows.astype(int) for part in found).tolist() == [1] * 12
 
 
 @pytest.mark.parametrize("target", [WORST, MEAN], ids=str)
@@ -249,5 +252,5 @@ def test_a_cache_that_holds_no_group_is_named():
 
 def test_scorers_that_do_not_compare_groups_name_those_that_do():
     split = Split.of(images(6), "train")
-    with pytest.raises(ModelEditError, match=r"magnitude cannot .*gate-ig or .*stepwise-cells,"):
+    with pytest.raises(ModelEditError, match=r"magnitude cannot .*gate-ig or .*stepwise-cells or"):
         Magnitude()(net("linear"), split, WORST)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from zoo import build, noise
 
+from modeledit.bench import Bench, Shown
 from modeledit.data import Split
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import predict
 from modeledit.objectives.forgetting import Forgetting
 from modeledit.runtime import Runtime
-from modeledit.bench import Bench, Shown
 from modeledit.tail import Tail
 from modeledit.toys import SIZE, TARGET, images, net
 from modeledit.types import Change, EditPlan

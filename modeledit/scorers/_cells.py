@@ -18,7 +18,7 @@ from modeledit.runtime import Runtime
 from modeledit.scorers import Job
 from modeledit.scorers._games import numbered
 from modeledit.scorers._options import refuse
-from modeledit.targets import AttackSuccess, GroupRecall, Mask
+from modeledit.targets import AttackSuccess, GroupRecall, Mask, Target
 
 Kind = Literal["levelled", "forgotten", "kept"]
 EVEN = 0.06  # the worst group is a soft maximum: one whose error is so much lower counts 1/e of it
@@ -47,9 +47,9 @@ class Cells:
         """At most `images` of the cells to change and `retained` others, from each cell as many,
         and no more than it has; read into memory."""
         sources = _sources(job)
-        parts = [part for _, own in sources for part in own]
+        every = [part for _, own in sources for part in own]
         share = {
-            kept: limit // max(sum((part.kind == "kept") == kept for part in parts), 1)
+            kept: limit // max(sum((part.kind == "kept") == kept for part in every), 1)
             for kept, limit in ((False, images), (True, retained))
         }
         batches: list[Batch] = []
@@ -61,8 +61,8 @@ class Cells:
             batches += found
             codes.append(cell + first)
             first += len(own)
-        members = np.concatenate(codes) == np.arange(len(parts))[:, None]
-        names, kinds = tuple(part.name for part in parts), tuple(part.kind for part in parts)
+        members = np.concatenate(codes) == np.arange(len(every))[:, None]
+        names, kinds = tuple(part.name for part in every), tuple(part.kind for part in every)
         return tuple(batches), cls(names, kinds, members, job.target == GroupRecall("worst"))
 
     @cached_property
@@ -112,30 +112,33 @@ class Cells:
         return weights / total if total else weights
 
 
+def parts(split: Split, target: Target) -> list[Part]:
+    """The cells of a split: groups for targets that compare them, else classes."""
+    if not isinstance(target, GroupRecall):
+        return _classes(split.labels, set(split.labels[target.mask(split.labels)].tolist()))
+    if split.groups is None:
+        raise DataError(
+            f"{target} compares groups, and the data has none: name their column with "
+            "--group-column"
+        )
+    names = np.unique(split.groups)
+    refuse(
+        len(names) < 2,
+        f"all images are of group {str(names[0])!r}: {target} compares two groups or more",
+    )
+    return [Part(str(g), "levelled", split.groups == g) for g in names]
+
+
 def _sources(job: Job) -> list[tuple[Split, list[Part]]]:
     """The splits that images come from, with their cells."""
-    split, labels = job.split, job.split.labels
-    if isinstance(job.target, GroupRecall):
-        if split.groups is None:
-            raise DataError(
-                f"{job.target} compares groups, and the data has none: name their column with "
-                "--group-column"
-            )
-        names = np.unique(split.groups)
-        refuse(
-            len(names) < 2,
-            f"all images are of group {str(names[0])!r}: {job.target} compares two groups or more",
-        )
-        return [(split, [Part(str(g), "levelled", split.groups == g) for g in names])]
-    if isinstance(job.target, AttackSuccess):
-        attacked = Part("attacked", "forgotten", np.ones(len(split), dtype=bool))
-        clean = [] if job.retain is None else [(job.retain, _classes(job.retain.labels, ()))]
-        return [(split, [attacked]), *clean]
-    shown = set(labels[job.target.mask(labels)].tolist())
-    return [(split, _classes(labels, shown))]
+    if not isinstance(job.target, AttackSuccess):
+        return [(job.split, parts(job.split, job.target))]
+    attacked = Part("attacked", "forgotten", np.ones(len(job.split), dtype=bool))
+    clean = [] if job.retain is None else [(job.retain, _classes(job.retain.labels, set()))]
+    return [(job.split, [attacked]), *clean]
 
 
-def _classes(labels: npt.NDArray[np.int64], forgotten: Sequence[int] | set[int]) -> list[Part]:
+def _classes(labels: npt.NDArray[np.int64], forgotten: set[int]) -> list[Part]:
     return [
         Part(f"class:{c}", "forgotten" if c in forgotten else "kept", labels == c)
         for c in np.unique(labels).tolist()

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from modeledit.data import Split
-from modeledit.errors import DataError
 from modeledit.gradients import scalar
 from modeledit.scorers import Found, Job, Scorer
+from modeledit.scorers._cells import EVEN, Kind, Part, parts
 from modeledit.scorers._options import positive, refuse, share, whole
 from modeledit.scorers._vector import Vector, last
 from modeledit.tail import Tail
-from modeledit.targets import Accuracy, ForgetClass, GroupRecall, Mask, Target
+from modeledit.targets import Accuracy, ForgetClass, GroupRecall, Target
 from modeledit.types import Granularity
 
-Kind = Literal["levelled", "forgotten", "kept"]
 BATCH = 16  # images of one cell that are drawn together
 LEARN, KEEP = 4, 12  # batches of a round: of the cells to change, of those to leave alone
-EVEN = 0.06  # a cell whose loss is so much below another's has 1/e of its price
 HURT = 0.01  # a cell whose loss has grown by so much more keeps its answers e times as dearly
 MEMORY = 0.95  # of the running means, from one round to the next
 RELAXED = 1 / 16  # of the price of changed answers is left in the last round
@@ -124,8 +120,8 @@ class _Play:
         self._options, self._runtime = options, job.runtime
         self._worst = job.target == GroupRecall("worst")
         self.vector = Vector(job.model, names)
-        parts = members(job.split, job.target)
-        self._cells = [self._cell(job, names, *part, len(parts)) for part in parts]
+        own = parts(job.split, job.target)
+        self._cells = [self._cell(job, names, part, len(own)) for part in own]
         self.began = {cell.name: cell.start for cell in self._cells}
         self._losses = torch.tensor([cell.start for cell in self._cells])
         self._magnitude = self.vector.values().abs()
@@ -134,11 +130,10 @@ class _Play:
         self.first = (self.vector.values() * self._gradient).cpu()
         self.steps: list[int] = []  # weights zeroed by the end of rounds, for the search
 
-    def _cell(
-        self, job: Job, names: list[str], name: str, rows: Mask, kind: Kind, of: int
-    ) -> _Cell:
+    def _cell(self, job: Job, names: list[str], part: Part, of: int) -> _Cell:
+        name, kind = part.name, part.kind
         options, runtime = self._options, replace(job.runtime, batch_size=BATCH)
-        drawn = job.split.where(rows).sample(options.inputs, runtime.seed)
+        drawn = job.split.where(part.rows).sample(options.inputs, runtime.seed)
         limit = options.cache_mb * 2**20 // of
         with runtime.progress.stage(f"first layers, {name}", len(drawn)) as tick:
             batches = drawn.batches(runtime, shuffle=True)
@@ -256,25 +251,3 @@ def relaxed(anchor: float, number: int, rounds: int) -> float:
 def shown(number: int, rounds: int) -> bool:
     """Whether the search is to try the edit as it is after this round."""
     return number % math.ceil(rounds / SHOWN) == 0 or number == rounds
-
-
-def members(split: Split, target: Target) -> list[tuple[str, Mask, Kind]]:
-    """The cells: name, (n,) which examples, and what is to become of them."""
-    if isinstance(target, GroupRecall):
-        if split.groups is None:
-            raise DataError(
-                f"{target} compares groups, and the data has none: name their column with "
-                "--group-column"
-            )
-        names = np.unique(split.groups)
-        refuse(
-            len(names) < 2,
-            f"all images are of group {str(names[0])!r}: {target} compares two groups or more",
-        )
-        return [(str(g), split.groups == g, "levelled") for g in names]
-    shown = target.mask(split.labels)
-    forgotten = set(split.labels[shown].tolist())
-    return [
-        (str(label), split.labels == label, "forgotten" if label in forgotten else "kept")
-        for label in np.unique(split.labels).tolist()
-    ]
