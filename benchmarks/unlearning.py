@@ -3,6 +3,7 @@
     python benchmarks/unlearning.py cifar10 --data folder:cifar10.zip --checkpoint FILE
     python benchmarks/unlearning.py fashion-mnist --data idx:DIR --checkpoint FILE
     python benchmarks/unlearning.py demo
+    python benchmarks/unlearning.py demo --name demo-filters --methods "gate-ig, filters" [...]
 
 Every finished (method, class, seed) is appended to RESULTS/NAME.jsonl at once, so a run that was
 stopped goes on where it was; the table is written beside it as NAME.md. Strengths are chosen on
@@ -68,6 +69,7 @@ METHODS = {
     "neuron-shapley, 300 evaluations, filters": Method(
         "neuron-shapley", "mean-ablate", options={"evaluations": 300}
     ),
+    "stepwise-leave-one-out, filters": Method("stepwise-leave-one-out", "mean-ablate"),
     "conductance, filters": Method("conductance", "mean-ablate"),
     "internal influence, filters": Method("internal-influence", "mean-ablate"),
 }
