@@ -128,7 +128,7 @@ def frontier(trials: Sequence[Trial]) -> Table:
     most = max(trial.images for trial in trials)
     for trial in trials:
         mark = "<- chosen" if trial.chosen else "" if trial.feasible else "over budget"
-        if trial.images < most:
+        if trial.images < most and not trial.chosen:
             mark = f"{'behind' if trial.feasible else 'lost'} after {trial.images:,}"  # images
         cells = _cells(trial)
         made.add_row(f"{trial.strength:g}", f"{trial.changed_weights:,}", *cells, mark)

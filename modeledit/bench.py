@@ -82,7 +82,7 @@ class Bench:
 
     errors_kept: standard errors of the measured drop that are kept as margin to the budget.
     replayed: the images of `made` as the network takes them, where an attack is replayed.
-    begun: by strength, the answers of trials that saw the first images only.
+    begun: by strength, what trials saw that ended with the first images.
     """
 
     objective: Objective
@@ -90,7 +90,7 @@ class Bench:
     clean: Shown
     replayed: Shown | None = None
     made: Adversarial | None = None
-    begun: dict[Strength, Predictions] = field(default_factory=dict)
+    begun: dict[Strength, Seen] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -127,17 +127,19 @@ class Bench:
         *,
         whole: bool = False,
         until: Until | None = None,
-        known: Predictions | None = None,
+        known: Seen | None = None,
     ) -> Seen:
-        """The answers of the network as it is now; those to the clean images may be partly `known`,
-        and `until` may end them."""
-        answers = self.clean.answers(stage, whole=whole, until=until, known=known)
+        """The answers of the network as it is now; those to the attacked images may be `known`, and
+        a part of those to the clean ones, which `until` may end."""
+        first, again = (known.answers, known.replayed) if known else (None, None)
+        answers = self.clean.answers(stage, whole=whole, until=until, known=first)
         groups = None
         if self.objective.aspects.positive is not None:
             groups = groups_of(answers, self.clean.split)
         if self.replayed is None:
             return Seen(answers, groups)
-        return Seen(answers, groups, self.replayed.answers(stage, whole=whole), self.made)
+        replayed = again or self.replayed.answers(stage, whole=whole)
+        return Seen(answers, groups, replayed, self.made)
 
     @property
     def images(self) -> int:
@@ -165,8 +167,13 @@ class Bench:
             stage, known = f"trying strength {strength}", self.begun.pop(strength, None)
             after = self.seen(stage, whole=whole, until=enough, known=known)
         if len(after.answers) < self.images:
-            self.begun[strength] = after.answers
+            self.begun[strength] = after
         before = unedited.first(len(after.answers))
+        if not np.array_equal(before.answers.positions, after.answers.positions):
+            raise DataError(
+                "a validation image could be read before and cannot be read now: check the disk "
+                "that holds the data"
+            )
         return self.objective.trial(strength, plan.changed_weights, before, after, self.errors_kept)
 
     def _hopeless(self, answers: Predictions) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from modeledit import search
+from modeledit import bench, search
 from modeledit.cost import Clock
 from modeledit.editors import Editor
 from modeledit.judging import Baseline, describe_edit, judged
@@ -41,8 +41,9 @@ class Execution:
         with self.clock.stage("edit") as metered:
             planner = self.editor.prepare(scores, module, train, metered)
         if self.strength == "auto":
+            first = None if self.editor.trains else bench.FIRST
             with self.clock.stage("search") as metered:
-                return search.find(planner, scores, self.baseline, self.objective, metered)
+                return search.find(planner, scores, self.baseline, self.objective, metered, first)
         with self.clock.stage("edit"):
             return planner(self.strength), ()
 

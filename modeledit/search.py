@@ -36,17 +36,19 @@ def find(
     baseline: Baseline,
     objective: Objective,
     runtime: Runtime,
+    first: int | None = FIRST,
 ) -> tuple[EditPlan, tuple[Trial, ...]]:
     """The plan at the chosen strength, and every strength tried, in ascending order.
 
-    When no strength keeps the budget the least harmful one is taken; its gates will fail.
+    first: images that all strengths see; None is all, for plans that are dear to make again. When
+    no strength keeps the budget the least harmful one is taken; its gates will fail.
     """
     bench = Bench.of(baseline, scores, objective, runtime)
     trials: Trials = {}
 
     def attempt(strength: Strength) -> Trial:
         if strength not in trials:
-            trials[strength] = bench.trial(strength, planner(strength), FIRST)
+            trials[strength] = bench.trial(strength, planner(strength), first)
         return trials[strength]
 
     def decided() -> Trial:
@@ -104,7 +106,7 @@ def ladder(scores: Scores, growth: float = 2.0) -> list[Strength]:
 
 def most_trials() -> int:
     """How many strengths a search tries, at most."""
-    return LONGEST + 2 * HALVINGS
+    return 1 + LONGEST + 2 * HALVINGS
 
 
 def climb(strengths: list[Strength], attempt: Callable[[Strength], Trial], hopeless: float) -> None:

@@ -1,7 +1,9 @@
 """The strength search: its ladder, its choice, its margin."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from scipy.stats import norm
 
 from modeledit import bench, demo, objectives, pipeline, search
 from modeledit.attacks.pgd import Pgd
-from modeledit.errors import ModelEditError
+from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import Predictions
@@ -138,7 +140,6 @@ def test_paired_drop_by_hand():
 def searched(monkeypatch, certain=objectives.CERTAIN, scorer="random", first=search.FIRST):
     """By scores of the demo, all strengths: the plan's size and the trials."""
     monkeypatch.setattr(bench, "CERTAIN", certain)
-    monkeypatch.setattr(search, "FIRST", first)
     loaded, data = demo.load()
     runtime = Runtime(batch_size=25, seed=0)
     baseline = Baseline(loaded, data)
@@ -146,7 +147,7 @@ def searched(monkeypatch, certain=objectives.CERTAIN, scorer="random", first=sea
     scores = pipeline.score(loaded, data, FORGET.target, made, runtime)
     planner = create("editors", "zero").prepare(scores, loaded.module, data.train, runtime)
     runtime = replace(runtime, meter=Meter())
-    plan, trials = search.find(planner, scores, baseline, FORGET, runtime)
+    plan, trials = search.find(planner, scores, baseline, FORGET, runtime, first)
     return plan.changed_weights, {t.strength: t for t in trials}, runtime.meter.images
 
 
@@ -196,6 +197,25 @@ def test_what_all_images_would_not_change_is_decided():
     assert undecided(trial(1, forget=0.2), trial(2, forget=0.25, images=50)) is None
     assert undecided(trial(1, drop=0.08, images=50)) == 1  # less 4 / 50 it is within a point
     assert undecided(trial(1, drop=0.1, images=50)) is None
+
+
+def test_a_recall_of_slim_margins_may_have_a_small_tail():
+    slim = replace(trial(2, forget=0.3, images=50), forget_tail=0.1)
+    assert undecided(trial(1, forget=0.15), slim) == 2
+
+
+def test_an_image_that_cannot_be_read_any_more_is_an_error(monkeypatch):
+    """Else answers to different images would be compared, or the search would not end."""
+    lost = Predictions(*(np.zeros(400, dtype=t) for t in "llffl"))
+    tried = bench.Bench(FORGET, 1.0, SimpleNamespace(tail=SimpleNamespace(names=())))
+    vars(tried)["before"] = Seen(replace(lost, positions=np.arange(400)))
+    after = Seen(lost.where(np.arange(400) < 399))
+    monkeypatch.setattr(bench.Bench, "seen", lambda *_, **__: after)
+    monkeypatch.setattr(bench, "edited", lambda *_: nullcontext())
+    plan = SimpleNamespace(changes=(), changed_weights=0)
+    vars(tried)["clean"].tail.model = None
+    with pytest.raises(DataError, match="cannot be read now"):
+        tried.trial(1, plan)
 
 
 def test_what_is_over_budget_rules_nothing_out():

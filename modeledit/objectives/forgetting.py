@@ -96,8 +96,9 @@ class Forgetting(Objective):
         return max(tail, equal / EQUAL), trial.lost, trial.changed_weights
 
     def surely_behind(self, trial: Trial, best: Trial) -> bool:
-        """By the recall, whose tail is close to it unless both are small."""
-        least = _forget(trial).forget - CERTAIN * _forget(trial).forget_se
+        """By the recall or its tail, whichever is less."""
+        seen = _forget(trial)
+        least = min(seen.forget, seen.forget_tail) - CERTAIN * seen.forget_se
         return least > self.preference(best)[0]
 
     def verdict(
