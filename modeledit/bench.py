@@ -60,8 +60,8 @@ class Shown:
         return joined(pieces)
 
     def _pieces(self, whole: bool, start: int) -> Iterator[Predictions]:
-        """The answers batch by batch, in the order of the split, from image `start` on, with which
-        a batch begins."""
+        """The answers batch by batch, in the order of the split, from the batch on that holds image
+        `start` or begins with it."""
         for held in () if whole else self.tail.pieces:
             if int(held.indices[-1]) >= start:
                 logits = self.tail.logits(held, self.runtime)

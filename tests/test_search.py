@@ -14,10 +14,12 @@ from scipy.stats import norm
 
 from modeledit import bench, demo, objectives, pipeline, search
 from modeledit.attacks.pgd import Pgd
+from modeledit.cost import Clock
 from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
 from modeledit.eval.predictions import Predictions
+from modeledit.execution import Execution
 from modeledit.judging import Baseline
 from modeledit.objectives import Seen, paired_drop
 from modeledit.objectives.forgetting import Forgetting, tail
@@ -216,6 +218,27 @@ def test_an_image_that_cannot_be_read_any_more_is_an_error(monkeypatch):
     vars(tried)["clean"].tail.model = None
     with pytest.raises(DataError, match="cannot be read now"):
         tried.trial(1, plan)
+
+
+def test_attacked_images_are_run_once_a_strength():
+    answers = Predictions(*(np.zeros(4, dtype=t) for t in "llffl"))
+    clean = SimpleNamespace(answers=lambda *_, **__: answers)
+    never = SimpleNamespace(answers=lambda *_, **__: pytest.fail("run again"))
+    objective = Hardening(Limits(max_drop=0.01), Aspects(attack=Pgd(0.1)))
+    known = Seen(answers, replayed=answers)
+    found = bench.Bench(objective, 1.0, clean, never).seen("again", known=known)
+    assert found.replayed is answers
+
+
+@pytest.mark.parametrize(("trains", "first"), [(True, None), (False, bench.FIRST)])
+def test_a_plan_that_is_trained_is_made_once(monkeypatch, trains, first):
+    given = []
+    monkeypatch.setattr(search, "find", lambda *args: given.append(args[-1]))
+    editor = SimpleNamespace(trains=trains, prepare=lambda *_: None)
+    parts = {"loaded": SimpleNamespace(module=None), "data": SimpleNamespace(train=None)}
+    baseline, clock = SimpleNamespace(**parts), Clock(Runtime())
+    Execution("unlearn", baseline, FORGET, editor, "auto", clock).planned(None)
+    assert given == [first]
 
 
 def test_what_is_over_budget_rules_nothing_out():
