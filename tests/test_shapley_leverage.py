@@ -179,12 +179,15 @@ def sample(n=14, count=60, seed=0):
     return Sample(rows, rng.normal(size=count), np.ones(count, bool), -1.0, 2.0)
 
 
+@pytest.mark.parametrize("penalty", [3.0, 1e-5])
+@pytest.mark.parametrize("opposite", [False, True])
 @pytest.mark.parametrize("columns", [5, 40])
-def test_pairs_left_out_are_those_of_a_fit_without_them(columns):
+def test_pairs_left_out_are_those_of_a_fit_without_them(columns, opposite, penalty):
     rng = np.random.default_rng(0)
     design, target = rng.normal(size=(20, columns)), rng.normal(size=(20, 1))
+    if opposite:  # as a coalition and its complement are
+        design[1::2] = -design[0::2]
     ridge = _Ridge.of(design)
-    penalty = 3.0
     kept = ridge.values**2 / (ridge.values**2 + penalty)
     fitted = ridge.left @ (kept[:, None] * (ridge.left.T @ target))
     found = ridge._left_out(kept, target - fitted)
@@ -192,7 +195,17 @@ def test_pairs_left_out_are_those_of_a_fit_without_them(columns):
         out = [2 * pair, 2 * pair + 1]
         some, rest = np.delete(design, out, 0), np.delete(target, out, 0)
         beta = np.linalg.solve(some.T @ some + penalty * np.eye(columns), some.T @ rest)
-        assert found[out] == pytest.approx(target[out] - design[out] @ beta)
+        assert found[out] == pytest.approx(target[out] - design[out] @ beta, rel=1e-4)
+
+
+def test_noise_is_not_fitted_where_players_outnumber_evaluations():
+    rng = np.random.default_rng(0)
+    drawn = sample(n=1000, count=100)
+    share = drawn.rows.mean(1)
+    middle = share * (1 - share)  # nobody but the size matters, and it is noisy halfway
+    values = 1 / (1 + np.exp(-20 * (share - 0.7))) + rng.normal(scale=0.3 * middle**2)
+    found, _ = regress(Sample(drawn.rows, values, drawn.known, 0.0, 1.0), None)
+    assert relative(found, np.full(1000, 1e-3)) < 0.1
 
 
 def test_a_coalition_without_its_complement_counts_alone():

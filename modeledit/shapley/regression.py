@@ -29,6 +29,7 @@ PASSES = 2  # to find the noise of each size
 QUIETEST = 0.01  # least noise of a size, in the largest
 DOUBT = 1.92  # log likelihood that a penalty may fall behind the best and still be believed: 95 %
 TINY = 1e-7  # singular values below it, in the largest, are 0
+SINGULAR = 1e-13  # least determinant of a pair's block, against rounding; penalties leave more
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +248,7 @@ class _Ridge:
         first, second = self.left[0::2], self.left[1::2]
         own_first, own_second = 1 - first**2 @ kept, 1 - second**2 @ kept
         cross = (first * second) @ kept
-        det = np.maximum(own_first * own_second - cross**2, 1e-4)[:, None]
+        det = np.maximum(own_first * own_second - cross**2, SINGULAR)[:, None]
         errors = np.empty_like(residuals)
         errors[0::2] = own_second[:, None] * residuals[0::2] + cross[:, None] * residuals[1::2]
         errors[1::2] = own_first[:, None] * residuals[1::2] + cross[:, None] * residuals[0::2]
