@@ -27,6 +27,7 @@ SCALES = (0.0, 0.5, 0.75, 1.0, 1.25)  # how much of the prior is believed
 FLOOR = 0.1  # least c(t), in mean slopes
 PASSES = 2  # to find the noise of each size
 QUIETEST = 0.01  # least noise of a size, in the largest
+SLACK = 0.5  # standard errors by which a stronger ridge may seem worse and still be taken
 DOUBT = 1.92  # log likelihood that a penalty may fall behind the best and still be believed: 95 %
 TINY = 1e-7  # singular values below it, in the largest, are 0
 SINGULAR = 1e-13  # least determinant of a pair's block, against rounding; penalties leave more
@@ -68,7 +69,7 @@ class Sample:
 @dataclass(frozen=True, eq=False)
 class Fit:
     """slopes: (n,) mean of beta(t) over t; error: (n,) their standard errors; left_out: (E,) errors
-    of prediction where the pair had been left out; score: how large these are, see `_score`."""
+    of prediction where the pair had been left out; score: how large these are, see `choose`."""
 
     slopes: Floats
     error: Floats
@@ -170,29 +171,23 @@ class _Problem:
         ridge = _Ridge.of(np.concatenate(parts, axis=1))
         started = (sample.centred @ self.guesses) * self.rises[sizes, None]  # (E, g)
         targets = weight[:, None] * (self.rest[:, None] - started)
-        chosen = ridge.choose(targets)
+        inverse = np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0)
+        chosen = ridge.choose(targets, inverse / np.sqrt(sizes * (n - sizes)))
         right = np.einsum("k,knr->nr", reach, ridge.right.reshape(terms, n, -1))  # (n, r)
         slopes = self.guesses[:, chosen.guess] + right @ chosen.coefficients
         error = ridge.error(chosen, right, float((reach**2).sum()))
-        left_out = np.divide(chosen.left_out, weight, out=np.zeros_like(weight), where=weight > 0)
-        return Fit(slopes, error, left_out, self._score(left_out))
-
-    def _score(self, left_out: Floats) -> float:
-        """Of the halves of V(S) - V(complement), which alone decide the values."""
-        both = self.sample.known[1::2]
-        apart = (left_out[0::2] - left_out[1::2])[both]
-        sizes = self.sample.sizes[0::2][both]
-        return float((apart**2 / (sizes * (self.sample.players - sizes))).mean())
+        return Fit(slopes, error, chosen.left_out * inverse, chosen.score)
 
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """penalty: in squared singular values; coefficients: (r,) along the right singular vectors;
-    left_out: (E,) weighted errors of pairs left out; variance: of the coefficients before anything
-    was seen, the largest that the pairs left out allow."""
+    """penalty: in squared singular values; score: see `choose`; coefficients: (r,) along the right
+    singular vectors; left_out: (E,) weighted errors of pairs left out; variance: of the
+    coefficients before anything was seen, the largest that the pairs left out allow."""
 
     penalty: float
     guess: int
+    score: float
     coefficients: Floats
     left_out: Floats
     variance: float
@@ -216,31 +211,38 @@ class _Ridge:
         other = (design if tall else design.T) @ vectors / values
         return cls(other, values, vectors) if tall else cls(vectors, values, other)
 
-    def choose(self, targets: Floats) -> _Chosen:
-        """The penalty and the column of `targets` (E, g) with the least error of pairs left out."""
+    def choose(self, targets: Floats, relevance: Floats) -> _Chosen:
+        """The penalty and the column of `targets` (E, g) by the errors of pairs left out.
+
+        relevance: (E,) what an error matters for the values. The score is the mean square of the
+        halves of V(S) - V(complement), which alone decide them, in these units.
+        """
         along = self.left.T @ targets  # (r, g)
         squares = self.values**2
         penalties = np.array(PENALTIES) * (float(squares.mean()) if len(squares) else 1.0)
-        scores = np.empty((len(penalties), targets.shape[1]))
-        tried = []
+        shape = (len(penalties), targets.shape[1])
+        weighted, halves = np.empty(shape), np.empty((*shape, len(targets) // 2))
         for place, penalty in enumerate(penalties):
-            kept = squares / (squares + penalty)
-            errors = self._left_out(kept, targets - self.left @ (kept[:, None] * along))
-            scores[place] = ((errors[0::2] - errors[1::2]) ** 2).mean(0) / 2
-            guess = int(scores[place].argmin())
-            tried.append((guess, errors[:, guess]))
-        place = int(scores.min(1).argmin())
-        guess, errors = tried[place]
-        worst = scores[place, guess] * math.exp(2 * DOUBT / max(len(targets) // 2, 1))
-        loosest = int(np.flatnonzero(scores[:, guess] <= worst)[0])
+            errors = self._predicted(penalty, targets, along)
+            weighted[place] = _apart(errors).mean(1)
+            halves[place] = _apart(errors * relevance[:, None])
+        place, guess = _strongest(halves)
+        worst = weighted[place, guess] * math.exp(2 * DOUBT / max(len(targets) // 2, 1))
+        loosest = int(np.flatnonzero(weighted[:, guess] <= worst)[0])
         penalty = float(penalties[place])
         return _Chosen(
             penalty,
             guess,
+            float(halves[place, guess].mean()),
             self.values / (squares + penalty) * along[:, guess],
-            errors,
-            float(scores[loosest, guess] / penalties[loosest]),
+            self._predicted(penalty, targets, along)[:, guess],
+            float(weighted[loosest, guess] / penalties[loosest]),
         )
+
+    def _predicted(self, penalty: float, targets: Floats, along: Floats) -> Floats:
+        """(E, g) errors of pairs left out under a penalty."""
+        kept = self.values**2 / (self.values**2 + penalty)
+        return self._left_out(kept, targets - self.left @ (kept[:, None] * along))
 
     def _left_out(self, kept: Floats, residuals: Floats) -> Floats:
         """(E, g): what residuals become where a row and its complement are not fitted: the 2 x 2
@@ -268,3 +270,19 @@ class _Ridge:
         spread = chosen.variance * np.maximum(shrunk, 0.0)
         found: Floats = np.sqrt(scatter + spread)
         return found
+
+
+def _apart(errors: Floats) -> Floats:
+    """(g, E / 2): squares of half the difference between a row's error and its complement's."""
+    found: Floats = ((errors[0::2] - errors[1::2]) ** 2).T / 2
+    return found
+
+
+def _strongest(halves: Floats) -> tuple[int, int]:
+    """Of (penalties, g, pairs) the strongest penalty, and the guess, whose mean is not beyond doubt
+    behind the least: a ridge that noise makes look good is not taken."""
+    means = halves.mean(2)
+    behind = halves - halves[np.unravel_index(means.argmin(), means.shape)]
+    within = behind.mean(2) <= SLACK * behind.std(2) / math.sqrt(halves.shape[2])
+    place = int(np.flatnonzero(within.any(1))[-1])
+    return place, int(np.where(within[place], means[place], np.inf).argmin())
