@@ -73,6 +73,12 @@ class Arena:
             resume=Path(str(file).replace(",", "+")),
         )
 
+    @property
+    def unsure(self) -> float:
+        """The reference's standard error, in its norm."""
+        found = self.reference
+        return float(np.linalg.norm(found.half_width / 1.96) / np.linalg.norm(found.values))
+
     @cached_property
     def prior(self) -> tuple[Floats, float]:
         """(n, 1) gate-path values of the probability, and the forward-equivalents per image."""

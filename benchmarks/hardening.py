@@ -23,6 +23,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,10 @@ class Study:
         counts = (options.train, options.images, options.images)
         splits = (self.data.train, self.data.validation, self.data.test)
         some = [s.sample(min(n, len(s)), options.seed) for s, n in zip(splits, counts, strict=True)]
+        weaker = replace(self.attack, eps=options.train_eps or options.eps)
         train, self.validation, self.test = (
-            craft(self.attack, network, split, self.runtime) for split in some
+            craft(attack, network, split, self.runtime)
+            for attack, split in zip((weaker, self.attack, self.attack), some, strict=True)
         )
         other = rival(options, self.loaded)
         self.transferred = (
@@ -211,6 +214,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--step-size", type=size, help="such as .8/255; default 2.5 eps / steps")
     parser.add_argument("--transfer", type=Path, help="weights of a network to take images from")
+    parser.add_argument("--train-eps", type=size, help="of the images to score on; default: --eps")
     parser.add_argument("--train", type=int, default=400, help="images to score on")
     parser.add_argument("--images", type=int, default=300, help="to choose on, and to report")
     parser.add_argument("--gain", type=float, help="of stepwise-peps; default: the candidates' own")
@@ -222,7 +226,7 @@ def main() -> None:
     log = options.results / f"hardening-{options.name or options.dataset}.jsonl"
     rows = [json.loads(line) for line in read_rows(log)]
     baseline = opened(options)
-    keys = ("eps", "steps", "step_size", "train", "images", "seed", "gain")
+    keys = ("eps", "train_eps", "steps", "step_size", "train", "images", "seed", "gain")
     settings = {key: getattr(options, key) for key in keys}
     transfer = options.transfer and options.transfer.name
     same = {**settings, "transfer": transfer, "model": baseline.digest}

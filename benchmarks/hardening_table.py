@@ -43,6 +43,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         moved = before.get("transfer", {}).get("success_rate")
         made_on += "." if moved is None else f"; unedited {moved:.3f}."
     finer = f" Stepwise-peps with gain {first['gain']:g}." if first.get("gain") else ""
+    weaker = f" Scored on images of eps {first['train_eps']:.4f}." if first.get("train_eps") else ""
     lines = [
         f"Targeted PGD, eps {first['eps']:.4f}, {first['steps']} steps{step}; {before['n']} test "
         f"images, {before['attacked']} of them classified correctly when clean. Unedited: clean "
@@ -50,7 +51,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         "share taken for the attacker's target, of images made on the unedited network (replayed) "
         "or on the edited one (adaptive: what an attacker who has the weights gets)."
         + made_on
-        + finer,
+        + finer
+        + weaker,
         "",
         "| method | allowed loss | edited | clean accuracy | replayed, 95 % | true class back "
         f"| adaptive | {'transfer | ' if first.get('transfer') else ''}s, scoring |",

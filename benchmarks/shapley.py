@@ -86,11 +86,9 @@ def error(arena: Arena) -> Iterator[tuple[tuple[Any, ...], Callable[[], dict[str
             chosen = estimators(arena.prior[0])[method]
             found = run(arena.kept, chosen, seed=seed, budget=Budget(budget))
             values = found.values[:, 0]
-        reference = arena.reference
-        unsure = float(np.linalg.norm(reference.half_width / 1.96))
         return {
-            "error": relative(values, reference.values[:, 0]),
-            "reference_error": unsure / float(np.linalg.norm(reference.values)),
+            "error": relative(values, arena.reference.values[:, 0]),
+            "reference_error": arena.unsure,
         }
 
     for method in methods:
@@ -126,9 +124,22 @@ def whole(arena: Arena) -> Iterator[tuple[tuple[Any, ...], Callable[[], dict[str
             "leverage-centred, priors": lambda: LeverageCentred(prior=arena.priors),
         }
         budget = Budget(evaluations)
-        values = run(arena.kept, chosen[method](), seed=seed, budget=budget).values[:, 0]
-        best = _largest(arena.reference.values[:, 0], k)
-        return {"k": k, "overlap": len(np.intersect1d(_largest(values, k), best)) / k}
+        return beside(run(arena.kept, chosen[method](), seed=seed, budget=budget).values[:, 0])
+
+    def guess(path: int) -> dict[str, Any]:
+        return beside(arena.priors[:, 0, path])
+
+    def beside(values: Floats) -> dict[str, Any]:
+        wanted = arena.reference.values[:, 0]
+        return {
+            "k": k,
+            "overlap": len(np.intersect1d(_largest(values, k), _largest(wanted, k))) / k,
+            "error": relative(values, wanted),
+            "reference_error": arena.unsure,
+        }
+
+    for path, name in enumerate(("gate-ig", "gate-ig, orders")):
+        yield (name,), lambda p=path: guess(p)
 
     for method in ("published bandit", "cmcs", "leverage-centred", "leverage-centred, priors"):
         for evaluations in options.budgets:
