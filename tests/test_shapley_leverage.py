@@ -10,7 +10,8 @@ from modeledit.errors import ModelEditError
 from modeledit.shapley import State, Task, evaluate
 from modeledit.shapley.leverage import LISTED, PAIRS, LeverageCentred, _drawn, _packed
 from modeledit.shapley.permutation import Permutation
-from modeledit.shapley.regression import Sample, _Ridge, enumerated, regress, size_mean
+from modeledit.shapley.regression import Sample, enumerated, regress, size_mean
+from modeledit.shapley.ridge import Ridge, _strongest
 from modeledit.shapley.running import Budget, run
 
 
@@ -187,7 +188,7 @@ def test_pairs_left_out_are_those_of_a_fit_without_them(columns, opposite, penal
     design, target = rng.normal(size=(20, columns)), rng.normal(size=(20, 1))
     if opposite:  # as a coalition and its complement are
         design[1::2] = -design[0::2]
-    ridge = _Ridge.of(design)
+    ridge = Ridge.of(design)
     kept = ridge.values**2 / (ridge.values**2 + penalty)
     fitted = ridge.left @ (kept[:, None] * (ridge.left.T @ target))
     found = ridge._left_out(kept, target - fitted)
@@ -206,6 +207,29 @@ def test_noise_is_not_fitted_where_players_outnumber_evaluations():
     values = 1 / (1 + np.exp(-20 * (share - 0.7))) + rng.normal(scale=0.3 * middle**2)
     found, _ = regress(Sample(drawn.rows, values, drawn.known, 0.0, 1.0), None)
     assert relative(found, np.full(1000, 1e-3)) < 0.1
+
+
+def test_the_stronger_ridge_is_taken_unless_it_is_worse_beyond_doubt():
+    weak = np.array([[1.0, 3.0, 1.0, 3.0]])
+    stronger = weak + np.array([[-0.5, 1.0, -0.5, 1.0]])  # behind by .25, its error .375
+    doubtful, clear = weak + 0.1, weak + np.array([[0.0, 1.0, 0.0, 1.0]])
+    assert _strongest(np.stack([weak, weak, weak])) == (2, 0)
+    assert _strongest(np.stack([weak, clear, clear])) == (0, 0)
+    assert _strongest(np.stack([weak, doubtful])) == (0, 0)  # always behind: no doubt
+    assert _strongest(np.stack([weak, stronger])) == (0, 0)
+    assert _strongest(np.stack([weak, stronger - 0.1])) == (1, 0)
+    assert _strongest(np.stack([np.concatenate([clear, weak])] * 2)) == (1, 1)
+
+
+def test_what_matters_for_the_values_chooses_the_ridge():
+    rng = np.random.default_rng(0)
+    design = rng.normal(size=(60, 3))
+    target = design @ np.array([[1.0], [2.0], [-1.0]])
+    target[30:] = rng.normal(size=(30, 1))  # nothing to learn there, whatever it weighs
+    matters = np.repeat([1.0, 0.0], 30)
+    ridge = Ridge.of(design)
+    first, second = ridge.choose(target, matters), ridge.choose(target, 1 - matters)
+    assert first.penalty < second.penalty
 
 
 def test_a_coalition_without_its_complement_counts_alone():

@@ -20,17 +20,13 @@ from functools import cached_property
 import numpy as np
 
 from modeledit.shapley import Bools, Floats, Ints
+from modeledit.shapley.ridge import Ridge
 
-PENALTIES = (*np.logspace(-4, 1.5, 16).tolist(), 1e2, 1e4)  # in mean eigenvalues
 STIFFNESS = (0.03, 0.3, 3.0)  # variance of the terms k > 0, in that of k = 0
 SCALES = (0.0, 0.5, 0.75, 1.0, 1.25)  # how much of the prior is believed
 FLOOR = 0.1  # least c(t), in mean slopes
 PASSES = 2  # to find the noise of each size
 QUIETEST = 0.01  # least noise of a size, in the largest
-SLACK = 0.5  # standard errors by which a stronger ridge may seem worse and still be taken
-DOUBT = 1.92  # log likelihood that a penalty may fall behind the best and still be believed: 95 %
-TINY = 1e-7  # singular values below it, in the largest, are 0
-SINGULAR = 1e-13  # least determinant of a pair's block, against rounding; penalties leave more
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +65,7 @@ class Sample:
 @dataclass(frozen=True, eq=False)
 class Fit:
     """slopes: (n,) mean of beta(t) over t; error: (n,) their standard errors; left_out: (E,) errors
-    of prediction where the pair had been left out; score: how large these are, see `choose`."""
+    of prediction where the pair had been left out; score: how large, see `Ridge.choose`."""
 
     slopes: Floats
     error: Floats
@@ -168,7 +164,7 @@ class _Problem:
         basis = self.rises[:, None] * powers * np.sqrt([1.0, *[stiffness] * (terms - 1)])
         reach = basis[1:n].mean(0)  # (K,)
         parts = [sample.centred * (weight * basis[sizes, k])[:, None] for k in range(terms)]
-        ridge = _Ridge.of(np.concatenate(parts, axis=1))
+        ridge = Ridge.of(np.concatenate(parts, axis=1))
         started = (sample.centred @ self.guesses) * self.rises[sizes, None]  # (E, g)
         targets = weight[:, None] * (self.rest[:, None] - started)
         inverse = np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0)
@@ -177,112 +173,3 @@ class _Problem:
         slopes = self.guesses[:, chosen.guess] + right @ chosen.coefficients
         error = ridge.error(chosen, right, float((reach**2).sum()))
         return Fit(slopes, error, chosen.left_out * inverse, chosen.score)
-
-
-@dataclass(frozen=True, eq=False)
-class _Chosen:
-    """penalty: in squared singular values; score: see `choose`; coefficients: (r,) along the right
-    singular vectors; left_out: (E,) weighted errors of pairs left out; variance: of the
-    coefficients before anything was seen, the largest that the pairs left out allow."""
-
-    penalty: float
-    guess: int
-    score: float
-    coefficients: Floats
-    left_out: Floats
-    variance: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Ridge:
-    """The thin singular value decomposition of a design (E, p), by the smaller Gram matrix."""
-
-    left: Floats  # (E, r)
-    values: Floats  # (r,)
-    right: Floats  # (p, r)
-
-    @classmethod
-    def of(cls, design: Floats) -> _Ridge:
-        tall = design.shape[0] >= design.shape[1]
-        squares, vectors = np.linalg.eigh(design.T @ design if tall else design @ design.T)
-        values = np.sqrt(np.maximum(squares, 0))
-        kept = values > TINY * max(float(values[-1]), 1e-300)
-        values, vectors = values[kept], vectors[:, kept]
-        other = (design if tall else design.T) @ vectors / values
-        return cls(other, values, vectors) if tall else cls(vectors, values, other)
-
-    def choose(self, targets: Floats, relevance: Floats) -> _Chosen:
-        """The penalty and the column of `targets` (E, g) by the errors of pairs left out.
-
-        relevance: (E,) what an error matters for the values. The score is the mean square of the
-        halves of V(S) - V(complement), which alone decide them, in these units.
-        """
-        along = self.left.T @ targets  # (r, g)
-        squares = self.values**2
-        penalties = np.array(PENALTIES) * (float(squares.mean()) if len(squares) else 1.0)
-        shape = (len(penalties), targets.shape[1])
-        weighted, halves = np.empty(shape), np.empty((*shape, len(targets) // 2))
-        for place, penalty in enumerate(penalties):
-            errors = self._predicted(penalty, targets, along)
-            weighted[place] = _apart(errors).mean(1)
-            halves[place] = _apart(errors * relevance[:, None])
-        place, guess = _strongest(halves)
-        worst = weighted[place, guess] * math.exp(2 * DOUBT / max(len(targets) // 2, 1))
-        loosest = int(np.flatnonzero(weighted[:, guess] <= worst)[0])
-        penalty = float(penalties[place])
-        return _Chosen(
-            penalty,
-            guess,
-            float(halves[place, guess].mean()),
-            self.values / (squares + penalty) * along[:, guess],
-            self._predicted(penalty, targets, along)[:, guess],
-            float(weighted[loosest, guess] / penalties[loosest]),
-        )
-
-    def _predicted(self, penalty: float, targets: Floats, along: Floats) -> Floats:
-        """(E, g) errors of pairs left out under a penalty."""
-        kept = self.values**2 / (self.values**2 + penalty)
-        return self._left_out(kept, targets - self.left @ (kept[:, None] * along))
-
-    def _left_out(self, kept: Floats, residuals: Floats) -> Floats:
-        """(E, g): what residuals become where a row and its complement are not fitted: the 2 x 2
-        blocks of (1 - hat matrix) solved against them."""
-        first, second = self.left[0::2], self.left[1::2]
-        own_first, own_second = 1 - first**2 @ kept, 1 - second**2 @ kept
-        cross = (first * second) @ kept
-        det = np.maximum(own_first * own_second - cross**2, SINGULAR)[:, None]
-        errors = np.empty_like(residuals)
-        errors[0::2] = own_second[:, None] * residuals[0::2] + cross[:, None] * residuals[1::2]
-        errors[1::2] = own_first[:, None] * residuals[1::2] + cross[:, None] * residuals[0::2]
-        errors[0::2] /= det
-        errors[1::2] /= det
-        return errors
-
-    def error(self, chosen: _Chosen, right: Floats, variance: float) -> Floats:
-        """(n,) of right @ coefficients: jackknife over pairs, and shrinkage where the coefficients
-        have chosen.variance, times `variance` for the sum."""
-        squares = self.values**2
-        pulls = self.left * chosen.left_out[:, None]
-        pairs = (pulls[0::2] + pulls[1::2]) * (self.values / (squares + chosen.penalty))
-        scatter = ((pairs @ right.T) ** 2).sum(0)
-        lost = chosen.penalty / (squares + chosen.penalty)
-        shrunk = variance - right**2 @ (1 - lost**2)
-        spread = chosen.variance * np.maximum(shrunk, 0.0)
-        found: Floats = np.sqrt(scatter + spread)
-        return found
-
-
-def _apart(errors: Floats) -> Floats:
-    """(g, E / 2): squares of half the difference between a row's error and its complement's."""
-    found: Floats = ((errors[0::2] - errors[1::2]) ** 2).T / 2
-    return found
-
-
-def _strongest(halves: Floats) -> tuple[int, int]:
-    """Of (penalties, g, pairs) the strongest penalty, and the guess, whose mean is not beyond doubt
-    behind the least: a ridge that noise makes look good is not taken."""
-    means = halves.mean(2)
-    behind = halves - halves[np.unravel_index(means.argmin(), means.shape)]
-    within = behind.mean(2) <= SLACK * behind.std(2) / math.sqrt(halves.shape[2])
-    place = int(np.flatnonzero(within.any(1))[-1])
-    return place, int(np.where(within[place], means[place], np.inf).argmin())
