@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modeledit.errors import ModelEditError
 
-from . import inputs
+from . import given, inputs, making
 from .command import option, verb
 from .estimate import show_plan
 from .finish import Destination, finish
@@ -62,12 +62,12 @@ def command(
     to = Destination(saving, printing, None, force)
     if not saving.dry_run:
         to.check(inputs.paths(model, data, scores))
-    editor = inputs.editor(editing)
-    runtime = inputs.runtime(run, as_json=printing.as_json)
+    editor = making.editor(editing)
+    runtime = making.runtime(run, as_json=printing.as_json)
 
     from modeledit import pipeline
 
-    found = inputs.scores(scores, "edit")
+    found = given.scores(scores, "edit")
     network, images = inputs.load(model, data, run.seed)
     if saving.dry_run:
         if isinstance(editing.strength, str):

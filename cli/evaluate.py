@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from modeledit.errors import ModelEditError
 
-from . import inputs
+from . import inputs, making
 from .command import option, verb
 from .errors import PASSED
 from .files import check
@@ -64,7 +64,7 @@ def command(
     attack = attacking.chosen()
     refuse_stray_positive(groups, "--groups")
     check(files(("--report", printing.report)), inputs.paths(model, data), force=force)
-    runtime = inputs.runtime(run, as_json=printing.as_json)
+    runtime = making.runtime(run, as_json=printing.as_json)
     loaded, images = inputs.load(model, data, run.seed)
 
     from modeledit import pipeline

@@ -1,35 +1,26 @@
-"""From the chosen options to a network, images, a runtime and plugins. torch comes in here."""
+"""From the chosen options to a network and images. torch comes in here."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from modeledit.defaults import AUTO
 from modeledit.errors import ModelEditError
 
-from .options_edit import Editing, Scoring
 from .options_input import DataChoice, ModelChoice
 from .options_measure import Attacking
-from .options_run import Run
 
 if TYPE_CHECKING:
     from modeledit.attacks import Attack
     from modeledit.data import Data
-    from modeledit.editors import Editor
     from modeledit.eval.aspects import Aspects
     from modeledit.models import LoadedModel, Preprocessing
-    from modeledit.reuse import Task
-    from modeledit.runtime import Runtime
-    from modeledit.scorers import Scorer
     from modeledit.targets import Target
-    from modeledit.types import Scores
 
 MODEL_FLAGS = (
     "checkpoint",
@@ -41,7 +32,6 @@ MODEL_FLAGS = (
     "class_names",
     "allow_pickle",
 )
-PARTIAL = ".partial"  # what a sampling run keeps beside its output
 DATA_FLAGS = ("group_column", "max_unreadable")
 
 
@@ -159,138 +149,3 @@ def paths(model: ModelChoice, data: DataChoice, *others: Path) -> list[Path]:
     named = [model.spec, model.checkpoint, (data.data or "").partition(":")[2]]
     found = [Path(name) for name in named if name]
     return [path for path in (*found, *others) if path.exists()]
-
-
-def runtime(run: Run, *, as_json: bool) -> Runtime:
-    """Device, batches, seed and progress."""
-    import torch
-
-    from modeledit.runtime import Runtime
-
-    from .progress import progress
-
-    name = run.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ModelEditError(
-            f"--device {name}: torch finds {count} CUDA devices here: use --device cpu or auto"
-        )
-    return Runtime(
-        device=device,
-        batch_size=run.batch_size,
-        workers=run.workers,
-        seed=run.seed,
-        progress=progress(wanted=not (run.quiet or as_json)),
-    )
-
-
-def sampling(scoring: Scoring, runtime: Runtime, output: Path, *, force: bool) -> Runtime:
-    """The runtime with --budget, and with the file beside the output that --resume continues.
-
-    What an interrupted run left there is neither used nor overwritten without being told to.
-    """
-    from modeledit import plugins
-    from modeledit.shapley.running import Budget
-
-    budget = Budget(*scoring.budget) if scoring.budget is not None else None
-    if scoring.scorer == AUTO or not plugins.load("scorers", scoring.scorer).sampled:
-        asked = {"--budget": budget, "--resume": scoring.resume, "--ray": scoring.ray}
-        flag = next((flag for flag, value in asked.items() if value), None)
-        if flag is not None:
-            raise ModelEditError(
-                f"{flag} is for scorers that sample, which {scoring.scorer} does not: drop it, or "
-                "use --scorer neuron-shapley"
-            )
-        return runtime
-    kept = output.with_name(output.name + PARTIAL)
-    if kept.exists() and not scoring.resume:
-        if not force:
-            raise ModelEditError(
-                f"{kept} holds an interrupted run: continue it with --resume, or begin anew with "
-                "--force"
-            )
-        kept.unlink()
-    return replace(runtime, ray=scoring.ray, budget=budget, resume=kept)
-
-
-def sampled(runtime: Runtime) -> None:
-    """The result is safe: what --resume would need is not needed any more."""
-    if runtime.resume is not None:
-        runtime.resume.unlink(missing_ok=True)
-
-
-def scorer(scoring: Scoring) -> Scorer:
-    """The chosen scorer with its options."""
-    made: Scorer = _create("scorers", scoring.scorer, scoring.options())
-    return made
-
-
-def scorers(task: str, scoring: Scoring, editing: Editing) -> dict[str, Scorer]:
-    """{name: the chosen scorer}, or the candidates of the task for "auto"."""
-    from modeledit import candidates
-
-    if scoring.scorer != AUTO:
-        return {scoring.scorer: scorer(scoring)}
-    if scoring.options():
-        raise ModelEditError(
-            "--scorer auto brings its own options: name one, such as --scorer stepwise-peps, with "
-            "--scorer-arg and --granularity"
-        )
-    found = candidates.named(AUTO, task)
-    candidates.check(found, editing.strength)
-    return found
-
-
-def scores(path: Path, task: Task) -> Scores:
-    """Those of a file, if the task judges what they are for."""
-    from modeledit import reuse
-    from modeledit.checkpoint import load_scores
-
-    found = load_scores(path)
-    reuse.check(found, task, shlex.quote(str(path)))
-    return found
-
-
-def refuse_scoring() -> None:
-    """Nothing but --scores may be said of scoring where scores are given."""
-    ctx = click.get_current_context()
-    for param in ctx.command.params:
-        given = ctx.get_parameter_source(param.name or "") == ParameterSource.COMMANDLINE
-        scoring = getattr(param, "group", "") == "Scoring" or param.name == "save_scores"
-        if given and scoring and param.name != "scores":
-            raise ModelEditError(
-                f"{param.opts[-1]} is for scoring, and --scores brings scores: drop one"
-            )
-
-
-def check_scores(found: Scores, network: LoadedModel, images: Data) -> None:
-    """Refuse those of another model or of other images."""
-    from modeledit import reuse
-    from modeledit.judging import Baseline
-
-    reuse.check_origin(found, Baseline(network, images))
-
-
-def attack_of(found: Scores) -> Attack | None:
-    """The attack that scores were made for, where they say so."""
-    from modeledit import reuse
-
-    return reuse.attack_of(found)
-
-
-def editor(editing: Editing) -> Editor:
-    """The chosen editor with its options."""
-    made: Editor = _create("editors", editing.editor, editing.options())
-    return made
-
-
-def _create(kind: Any, name: str, options: dict[str, Any]) -> Any:
-    from modeledit import plugins
-
-    try:
-        return plugins.create(kind, name, options)
-    except (TypeError, ValueError) as error:  # an option of the wrong kind, such as samples='many'
-        raise ModelEditError(f"{name} does not take {options}: {error}") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from modeledit.defaults import EDITOR, SCORER
 
-from . import inputs
+from . import given, inputs, making
 from .estimate import show_estimate
 from .finish import Destination, finish
 from .options import Decorator, bundle
@@ -109,16 +109,16 @@ class Job:
             self.to.check(inputs.paths(self.model, self.data, *([scores] if scores else [])))
         found, scorers = None, {}
         if scores is not None and task != "unlearn":
-            inputs.refuse_scoring()
-            found = inputs.scores(scores, task)
-            tried = tried if self.attacking.stated else inputs.attack_of(found) or tried
+            given.refuse_scoring()
+            found = given.scores(scores, task)
+            tried = tried if self.attacking.stated else given.attack_of(found) or tried
         else:
-            scorers = inputs.scorers(task, self.scoring, self.editing)
-        editor = inputs.editor(self.editing)
-        runtime = inputs.runtime(self.run, as_json=self.printing.as_json)
+            scorers = making.scorers(task, self.scoring, self.editing)
+        editor = making.editor(self.editing)
+        runtime = making.runtime(self.run, as_json=self.printing.as_json)
         if not self.saving.dry_run and found is None:
             beside = self.save_scores or self.saving.output
-            runtime = inputs.sampling(self.scoring, runtime, beside, force=self.force)
+            runtime = making.sampling(self.scoring, runtime, beside, force=self.force)
         network, images = inputs.load(self.model, self.data, self.run.seed)
         if self.hold_out:
             images = images.held_out(self.hold_out, self.run.seed)
@@ -132,7 +132,7 @@ class Job:
         from modeledit.estimate import estimated
 
         if ready.scores is not None:
-            inputs.check_scores(ready.scores, ready.network, ready.images)
+            given.check_scores(ready.scores, ready.network, ready.images)
         found = estimated(
             ready.network,
             ready.images,
@@ -150,7 +150,7 @@ class Job:
     def finish(self, ready: Ready, result: Result) -> int:
         """Write and print, then drop what an interrupted run would have needed."""
         code = finish(result, self.to, verbose=self.run.verbose)
-        inputs.sampled(ready.runtime)
+        making.sampled(ready.runtime)
         return code
 
 

@@ -11,7 +11,7 @@ import click
 
 from modeledit.errors import ModelEditError
 
-from . import inputs
+from . import inputs, making
 from .command import option, verb
 from .errors import PASSED
 from .files import Output, check, record
@@ -182,7 +182,7 @@ def command(
     read = inputs.paths(model, data, *([choice.scores] if choice.scores else []))
     check([Output("-o", output, folder=True)], read, force=force)
     _check_parent(output)
-    runtime = inputs.runtime(run, as_json=as_json)
+    runtime = making.runtime(run, as_json=as_json)
 
     from modeledit import pictures
     from modeledit.checkpoint import load_scores

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modeledit.errors import ModelEditError
 
-from . import inputs
+from . import inputs, making
 from .command import option, verb
 from .errors import PASSED
 from .files import Output, check, record, use
@@ -83,9 +83,9 @@ def command(
     inputs.check(model, data)
     attack = _attack(crafting, target)
     check([Output("-o", output)], inputs.paths(model, data), force=force)
-    scorer = inputs.scorer(scoring)
-    runtime = inputs.runtime(run, as_json=as_json)
-    runtime = inputs.sampling(scoring, runtime, output, force=force)
+    scorer = making.scorer(scoring)
+    runtime = making.runtime(run, as_json=as_json)
+    runtime = making.sampling(scoring, runtime, output, force=force)
     network, images = inputs.load(model, data, run.seed)
     if hold_out:
         images = images.held_out(hold_out, run.seed)
@@ -100,7 +100,7 @@ def command(
     found = pipeline.score(network, images, behaviour, scorer, runtime, layers, kept, tried)
     save_scores(output, found)
     record(output)
-    inputs.sampled(runtime)
+    making.sampled(runtime)
     if as_json:
         emit_json(dict(found.header))
         return PASSED

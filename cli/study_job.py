@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import inputs
+from . import inputs, making
 from .command import option
 from .errors import PASSED
 from .files import Output, check, record
@@ -55,7 +55,7 @@ class Study:
 
         drawing.require()
         output.check(self.output, force=self.force, inputs=read)
-        runtime = inputs.runtime(self.run, as_json=self.as_json)
+        runtime = making.runtime(self.run, as_json=self.as_json)
         network, images = inputs.load(self.model, self.data, self.run.seed)
 
         from modeledit.judging import check_classes
