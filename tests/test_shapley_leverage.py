@@ -147,6 +147,15 @@ def test_of_several_priors_the_better_is_believed(better):
     assert relative(found[:, 0], wanted) < relative(plain[:, 0], wanted)
 
 
+def test_of_two_priors_that_are_wrong_apart_their_mean_is_believed():
+    played = planted(players=60, strong=6)
+    off = 0.05 * np.random.default_rng(2).normal(size=(60, 1))
+    both = np.stack([played.exact[:, None] + off, played.exact[:, None] - off], axis=2)
+    found = spent(LeverageCentred(prior=both), played, 60).values[:, 0]
+    alone = spent(LeverageCentred(prior=both[:, :, :1]), played, 60).values[:, 0]
+    assert relative(found, played.exact) < 0.5 * relative(alone, played.exact)
+
+
 def test_fewer_evaluations_than_players():
     played = planted(players=120, strong=6)
     guess = played.exact[:, None] + np.random.default_rng(2).normal(scale=0.01, size=(120, 1))
@@ -212,13 +221,12 @@ def test_noise_is_not_fitted_where_players_outnumber_evaluations():
 def test_the_stronger_ridge_is_taken_unless_it_is_worse_beyond_doubt():
     weak = np.array([[1.0, 3.0, 1.0, 3.0]])
     stronger = weak + np.array([[-0.5, 1.0, -0.5, 1.0]])  # behind by .25, its error .375
-    doubtful, clear = weak + 0.1, weak + np.array([[0.0, 1.0, 0.0, 1.0]])
     assert _strongest(np.stack([weak, weak, weak])) == (2, 0)
-    assert _strongest(np.stack([weak, clear, clear])) == (0, 0)
-    assert _strongest(np.stack([weak, doubtful])) == (0, 0)  # always behind: no doubt
+    assert _strongest(np.stack([weak, weak + 0.1])) == (0, 0)  # always behind: no doubt
     assert _strongest(np.stack([weak, stronger])) == (0, 0)
     assert _strongest(np.stack([weak, stronger - 0.1])) == (1, 0)
-    assert _strongest(np.stack([np.concatenate([clear, weak])] * 2)) == (1, 1)
+    better = np.concatenate([stronger, weak])
+    assert _strongest(np.stack([better, better - 0.1, better])) == (1, 1)
 
 
 def test_what_matters_for_the_values_chooses_the_ridge():

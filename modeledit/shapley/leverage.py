@@ -34,8 +34,8 @@ class LeverageCentred(Estimator):
 
     wave: rounds of 16 evaluations that are planned together, at least; waves grow with the run.
     delta: of the half widths, per player, approximate (see `regress`).
-    prior: (n, m) a guess of the values, as from `gate_ig`, or (n, m, p) several, of which the pairs
-    left out choose; None is equal shares.
+    prior: (n, m) a guess of the values, as from `gate_ig`, or (n, m, p) several, of which, and of
+    their mean, the pairs left out choose; None is equal shares.
     """
 
     wave: int = 8

@@ -76,8 +76,8 @@ class Fit:
 def regress(sample: Sample, prior: Floats | None) -> tuple[Floats, Floats]:
     """(n,) values that add up to V(all) - V(none), and (n,) approximate standard errors.
 
-    prior: (n, p) guesses of the values. The ridge pulls towards that one which the pairs left out
-    confirm best, and as far as they do; without any towards equal shares.
+    prior: (n, p) guesses of the values. The ridge pulls towards that one, or towards their mean,
+    which the pairs left out confirm best, and as far as they do; without any towards equal shares.
 
     The errors are those of a jackknife over pairs at the chosen ridge, plus the shrinkage to be
     expected under the largest prior variance that the pairs left out do not refute. Infinite below
@@ -85,8 +85,11 @@ def regress(sample: Sample, prior: Floats | None) -> tuple[Floats, Floats]:
     """
     n, count = sample.players, int(sample.known.sum())
     guesses = np.zeros((n, 1)) if prior is None else prior - prior.mean(0)
+    middle = guesses.mean(1, keepdims=True)
     if count < 6:
-        return guesses.mean(1) + sample.share, np.full(n, np.inf)
+        return middle[:, 0] + sample.share, np.full(n, np.inf)
+    if guesses.shape[1] > 1:
+        guesses = np.concatenate([guesses, middle], axis=1)
     problem, noise = _Problem.of(sample, guesses, np.zeros(len(sample.rows))), np.ones(n + 1)
     for _ in range(PASSES):
         fit = problem.fit(noise, 1, 1.0)

@@ -116,10 +116,10 @@ def _apart(errors: Floats) -> Floats:
 
 
 def _strongest(halves: Floats) -> tuple[int, int]:
-    """Of (penalties, g, pairs) the strongest penalty, and the guess, whose mean is not beyond doubt
-    behind the least: a ridge that noise makes look good is not taken."""
+    """Of (penalties, g, pairs) the guess with the least mean and the strongest penalty that is not
+    beyond doubt worse for it: a ridge that noise makes look good is not taken."""
     means = halves.mean(2)
-    behind = halves - halves[np.unravel_index(means.argmin(), means.shape)]
-    within = behind.mean(2) <= SLACK * behind.std(2) / math.sqrt(halves.shape[2])
-    place = int(np.flatnonzero(within.any(1))[-1])
-    return place, int(np.where(within[place], means[place], np.inf).argmin())
+    best, guess = (int(at) for at in np.unravel_index(means.argmin(), means.shape))
+    behind = halves[:, guess] - halves[best, guess]
+    within = behind.mean(1) <= SLACK * behind.std(1) / math.sqrt(halves.shape[2])
+    return int(np.flatnonzero(within)[-1]), guess
