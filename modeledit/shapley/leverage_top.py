@@ -29,8 +29,8 @@ class LeverageTop(LeverageCentred):
     the k-th and the next value. After each wave true values are drawn around the estimates, normal
     with their errors, and the run ends once the choice fails in at most a share `delta` of
     the draws. That is approximate: the errors are a jackknife's, a quarter larger since large
-    values are pulled towards the prior more than others, and drawn as if independent. Below one
-    equal share of tolerance they have been too small (benchmarks/shapley_topk.py).
+    values are pulled towards the prior more than others, and drawn as if independent. Down to half
+    an equal share of tolerance fewer runs failed than delta allows (benchmarks/shapley_topk.py).
 
     delta: also the chance that a half width misses its value.
     relative: the tolerance is in equal shares, |V(all) - V(none)| / n, of each game. With several
