@@ -12,9 +12,11 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from modeledit.cli.main import NAME, main, tool
 
 from modeledit import plugins
@@ -46,6 +48,16 @@ def examples() -> list[object]:
     return found
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Last digits depend on how many threads add them up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("page", "slow"), examples())
 def test_examples_print_what_is_shown(
     page: Path,
