@@ -7,9 +7,9 @@
 
 error: relative L2 error of each estimator and of shapiq's, against a long run of antithetic
        permutations. prior: the gate path's rank correlation with it, and its cost. whole: overlap
-       of the top 100 of all filters at a fixed number of evaluations; --truncation ends the walks
-       of the long run, each of thousands of filters, once accuracy is that close to nobody's. The k
-       largest with a stopping rule: shapley_topk.py.
+       of the top 100 of all filters at a fixed number of evaluations, and by the priors alone;
+       --truncation ends the walks of the long run, each of thousands of filters, once accuracy is
+       that close to nobody's. The k largest with a stopping rule: shapley_topk.py.
 
 Values of coalitions are kept in --cache and finished rows in RESULTS/shapley-DATASET.jsonl, so a
 run that was stopped goes on where it was. --quick is for trying it out. shapiq: `pip install

@@ -3,9 +3,9 @@
     python benchmarks/shapley_topk.py demo-48 --reference 80000 --sections gate top
     python benchmarks/shapley_topk.py cifar10-512 --data folder:cifar10.zip --checkpoint FILE
 
-Games: demo-48, early layers, accuracy, on which ours were tuned; demo-64, the next two layers, on
-which nothing was; demo-256, the last shortcut, and cifar10-512, layer4.1.conv2
-of a ResNet-18, probability (accuracy hardly depends on these).
+Games: demo-48, early layers, and demo-64, the next two, accuracy; demo-256, the last shortcut, and
+cifar10-512, layer4.1.conv2 of a ResNet-18, probability (accuracy hardly depends on these). Options
+of ours were compared on all but demo-256.
 
 top: the same k and delta, for those of ours that stop by themselves. The tolerance is a share of
 (V(all) - V(none)) / n, an equal share, so that games of any size can be told apart. A run fails if
