@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from modeledit.defaults import EDITOR, SCORER
 
 from . import given, inputs, making
+from .errors import PASSED
 from .estimate import show_estimate
 from .finish import Destination, finish
 from .options import Decorator, bundle
@@ -148,9 +149,12 @@ class Job:
         return show_estimate(found, self.printing, verbose=self.run.verbose)
 
     def finish(self, ready: Ready, result: Result) -> int:
-        """Write and print, then drop what an interrupted run would have needed."""
+        """Write and print, then drop what --resume would need, if the scores are safe."""
         code = finish(result, self.to, verbose=self.run.verbose)
-        making.sampled(ready.runtime)
+        if code == PASSED or self.save_scores is not None:
+            making.sampled(ready.runtime)
+        else:
+            making.unfinished(ready.runtime)
         return code
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modeledit.defaults import AUTO
 from modeledit.errors import ModelEditError
 
+from .errors import say
 from .options_edit import Editing, Scoring
 from .options_run import Run
 
@@ -49,7 +50,7 @@ def runtime(run: Run, *, as_json: bool) -> Runtime:
 def sampling(scoring: Scoring, runtime: Runtime, output: Path, *, force: bool) -> Runtime:
     """The runtime with --budget, and with the file beside the output that --resume continues.
 
-    What an interrupted run left there is neither used nor overwritten without being told to.
+    What an earlier run left there is neither used nor overwritten without being told to.
     """
     from modeledit import plugins
     from modeledit.shapley.running import Budget
@@ -65,20 +66,26 @@ def sampling(scoring: Scoring, runtime: Runtime, output: Path, *, force: bool) -
             )
         return runtime
     kept = output.with_name(output.name + PARTIAL)
-    if kept.exists() and not scoring.resume:
-        if not force:
-            raise ModelEditError(
-                f"{kept} holds an interrupted run: continue it with --resume, or begin anew with "
-                "--force"
-            )
-        kept.unlink()
-    return replace(runtime, ray=scoring.ray, budget=budget, resume=kept)
+    if kept.exists() and not (scoring.resume or force):
+        raise ModelEditError(
+            f"{kept} holds an unfinished run: continue it with --resume, or begin anew with --force"
+        )
+    if scoring.resume and not kept.exists():
+        say(f"note: there is no {kept} to continue, so this run begins anew")
+    anew = not scoring.resume
+    return replace(runtime, ray=scoring.ray, budget=budget, resume=kept, anew=anew)
 
 
 def sampled(runtime: Runtime) -> None:
-    """The result is safe: what --resume would need is not needed any more."""
+    """The scores are safe: what --resume would need is not needed any more."""
     if runtime.resume is not None:
         runtime.resume.unlink(missing_ok=True)
+
+
+def unfinished(runtime: Runtime) -> None:
+    """Nothing holds the scores but what --resume continues: it stays, and that is said."""
+    if runtime.resume is not None and runtime.resume.exists():
+        say(f"note: {runtime.resume} holds what was sampled, for another try with --resume")
 
 
 def scorer(scoring: Scoring) -> Scorer:

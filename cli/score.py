@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modeledit.errors import ModelEditError
 
@@ -23,13 +23,11 @@ from .options_input import (
 from .options_measure import Crafting, attack_flag, crafting_options
 from .options_run import Run, force_option, json_option, run_options
 from .params import TargetSpec
-from .show import clean, draw, emit, emit_json, short
+from .show import draw, emit, emit_json
+from .show_scores import summary
 
 if TYPE_CHECKING:
     from modeledit.attacks import Attack
-    from modeledit.types import Scores
-
-LAYERS = 5  # lines that are always shown
 
 
 @verb("score", "modeledit score --target class:3 --demo -o scores.safetensors")
@@ -104,7 +102,7 @@ def command(
     if as_json:
         emit_json(dict(found.header))
         return PASSED
-    draw(*_summary(found, all_layers=run.verbose))
+    draw(*summary(found, all_layers=run.verbose))
     emit(f"\nwrote  {output}\n{use(found, output)}")
     return PASSED
 
@@ -117,19 +115,3 @@ def _attack(crafting: Crafting, target: str) -> Attack | None:
     if flag is not None:
         raise ModelEditError(f"{flag} goes with --target attack, not {target}: drop one")
     return None
-
-
-def _summary(scores: Scores, *, all_layers: bool) -> list[Any]:
-    """The score's distribution by tensor, the largest first."""
-    from .show_measurement import table
-
-    made = table("tensor", "entries", "largest", "mean")
-    rows = sorted(scores.values.items(), key=lambda item: -float(item[1].max()))
-    most = len(rows) if all_layers else LAYERS
-    for name, values in rows[:most]:
-        largest, mean = float(values.max()), float(values.mean())
-        made.add_row(short(name, 44), f"{values.numel():,}", f"{largest:.4g}", f"{mean:.4g}")
-    parts: list[Any] = [clean(scores), made]
-    if len(rows) > most:
-        parts.append(f"and {len(rows) - most} more (all with --verbose)")
-    return parts

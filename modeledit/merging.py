@@ -46,6 +46,14 @@ class Part:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
+    def owners(self) -> dict[str, Any]:
+        """{digest: seed} of every owner's scores that are in it: its own, or those it was merged
+        from."""
+        header = self.scores.header
+        merged = header.get("owners") or {self.digest: header.get("seed")}
+        return dict(merged)
+
+    @property
     def game(self) -> dict[str, Any]:
         """What must be the same for values to add, under the name that a message uses."""
         header, options = self.scores.header, self.scores.header.get("options", {})
@@ -85,7 +93,7 @@ def merge(parts: Sequence[Part], weights: Sequence[float] | None = None) -> Scor
     weights: > 0, one per part: how many images decide the metric there (of the class, for the
         recall of a class). By default those that were scored, where they were all there are.
     `values` are the merged plain values, oriented, whatever relative ones the parts have beside
-    them. Half widths: the root of the sum of squares where every part has a seed of its own; else,
+    them. Half widths: the root of the sum of squares where no two parts share a seed; else,
     as errors may then agree, their sum, each with its part's share.
     Raises ModelEditError where the values would not add up: naming the part and what differs.
     """
@@ -97,7 +105,7 @@ def merge(parts: Sequence[Part], weights: Sequence[float] | None = None) -> Scor
         **_common(parts),
         **{key: sum(part.scores.header.get(key, 0) for part in parts) for key in SUMS},
         "images": {n: sum(p.images[n] for p in parts if n in p.images) for n in _sets(parts)},
-        "seed": first.header.get("seed"),
+        "owners": {digest: seed for part in parts for digest, seed in part.owners.items()},
         "versions": modeledit.versions(),
         "parts": [
             {"digest": part.digest, "weight": share, "seed": part.scores.header.get("seed")}
@@ -125,7 +133,7 @@ def _check(parts: Sequence[Part]) -> None:
             if value != first.game[what]:
                 raise ModelEditError(_difference(part, first, what))
         for other in parts[:number]:
-            if part.digest == other.digest:
+            if part.owners.keys() & other.owners.keys():
                 raise ModelEditError(
                     f"{part.name} and {other.name} hold the same scores: give each owner's once"
                 )
@@ -221,8 +229,8 @@ def _half_width(parts: Sequence[Part], shares: Sequence[float]) -> dict[str, Ten
     widths = [part.scores.half_width for part in parts]
     if not all(widths):
         return {}
-    seeds = {part.scores.header.get("seed") for part in parts}
-    power = 2 if len(seeds) == len(parts) else 1
+    seeds = [set(part.owners.values()) for part in parts]
+    power = 2 if len(set.union(*seeds)) == sum(map(len, seeds)) else 1
     made = {}
     for name in widths[0]:
         each = torch.stack([width[name].double() for width in widths])  # (parts, units)

@@ -57,7 +57,7 @@ class Runtime:
     workers: processes that read images, or that evaluate where a scorer samples. For these alone:
     ray, the address of a Ray cluster to evaluate on ("auto" finds one); budget, how long to go on;
     resume, a file to continue from if it is there and to keep up to date, for the caller to delete
-    in the end.
+    in the end; anew, what it holds is not used, and stays until there is something to replace it.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -69,6 +69,7 @@ class Runtime:
     ray: str | None = None
     budget: Budget | None = None
     resume: Path | None = None
+    anew: bool = False
 
     def generator(self, *salt: int) -> torch.Generator:
         """A CPU generator that depends on the seed and the salt alone."""

@@ -81,12 +81,34 @@ def test_a_killed_run_resumes_to_the_same_bytes(capsys: pytest.CaptureFixture[st
     running.wait()
     assert not OUT.exists()
     refused(args, capsys, KEPT.name, "--resume", "--force")
-    changed = ["--seed", "1", "--resume"]
-    refused([*args, *changed], capsys, KEPT.name)
+    refused([*args, "--seed", "1", "--resume"], capsys, KEPT.name, "seed 0, this one has 1")
+    refused([*args, "--target", "class:12", "--force"], capsys, "class 12 is out of range")
     assert main([*args, "--resume"]) == 0
     assert not KEPT.exists()
     assert main([*args, "-o", "whole.safetensors"]) == 0
     assert OUT.read_bytes() == Path("whole.safetensors").read_bytes()
+
+
+def test_a_run_with_nothing_to_resume_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SCORE, *SMALL, "--budget", "30", "--resume"]) == 0
+    shown = capsys.readouterr()
+    assert "there is no scores.safetensors.partial to continue" in shown.err
+    assert "30 evaluations of margin on 4 images" in shown.out
+    assert "stages.0.0.conv2_1x1" not in shown.out  # of zeros
+
+
+def test_what_was_sampled_outlives_a_failed_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["unlearn", "--demo", "--limit", "40", "--class", "3", "--scorer", "neuron-shapley"]
+    args += [*SMALL, "--scorer-arg", "prior=False", "--editor", "mean-ablate", "-o", "out"]
+    args += ["--budget", "30", "--max-forget", "0", "--strength", "1"]
+    assert main(args) == 1
+    assert "out.partial holds what was sampled" in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["out.partial"]
+    refused(args, capsys, "out.partial holds an unfinished run", "--resume", "--force")
+    assert main([*args, "--resume"]) == 1
+    Path("out.partial").unlink()
+    assert main([*args, "--save-scores", str(OUT)]) == 1
+    assert [path.name for path in Path().iterdir()] == [OUT.name]
 
 
 def test_the_status_is_one_line_below_the_bar(

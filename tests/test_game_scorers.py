@@ -269,6 +269,30 @@ def test_constants_come_from_a_file_of_scores(tmp_path):
         score("neuron-shapley", value="zero", pins_from=str(path))
 
 
+@pytest.mark.parametrize("name", ["gate-ig", "leave-one-out"])
+def test_every_scorer_whose_values_add_up_takes_anothers_constants(tmp_path, name):
+    path = tmp_path / "first.safetensors"
+    first = score(name, calibration=4)
+    save_scores(path, first)
+    assert score(name, pins_from=str(path)).header["pins"] == first.header["pins"]
+    assert score(name).header["pins"] != first.header["pins"]
+    with pytest.raises(ModelEditError, match="so value='beta' has no meaning"):
+        score(name, value="beta", pins_from=str(path))
+
+
+@pytest.mark.parametrize("estimator", ["tmab", "racing", "leverage-top"])
+def test_the_k_units_that_are_known_first_are_those_that_are_edited_first(estimator):
+    scorer = plugins.create("scorers", "neuron-shapley", {"estimator": estimator, "k": 3})
+    assert scorer._made("accuracy", GroupRecall()).lowest
+    assert not scorer._made("accuracy", Accuracy()).lowest
+
+
+def test_what_the_estimator_refuses_is_refused_before_the_prior(monkeypatch):
+    monkeypatch.setattr(neuron_shapley, "gate_ig", None)  # would fail if it were asked
+    with pytest.raises(ModelEditError, match=r"k=500 of .* units is no choice"):
+        score("neuron-shapley", estimator="leverage-top", k=500)
+
+
 def test_ray_gets_what_is_asked_for(monkeypatch):
     asked = []
 

@@ -123,6 +123,18 @@ def test_half_widths() -> None:
     assert merged(one, scores(count=3)).half_width == {}
 
 
+def test_half_widths_of_what_was_merged_before() -> None:
+    def part(half: float, count: int, seed: int) -> Scores:
+        made = scores(count=count, seed=seed)
+        return replace(made, half_width={"conv": torch.full((3,), half)})
+
+    first = merged(part(0.3, 100, 1), part(0.4, 100, 2))  # 0.25 on 200 images
+    other = merged(first, part(0.25, 200, 3))
+    assert other.half_width["conv"].tolist() == pytest.approx([math.hypot(0.125, 0.125)] * 3)
+    same = merged(first, part(0.25, 200, 2))  # as in the second part
+    assert same.half_width["conv"].tolist() == pytest.approx([0.25] * 3)
+
+
 def shapley(value: Any, players: int) -> np.ndarray:
     """By the definition, over all orders."""
     found = np.zeros(players)
@@ -212,6 +224,9 @@ def test_bad_weights(weights: tuple[float, ...], text: str) -> None:
 def test_nothing_is_counted_twice() -> None:
     with pytest.raises(ModelEditError, match="hold the same scores"):
         merged(scores(), scores())
+    both = merged(scores(), scores(count=50))
+    with pytest.raises(ModelEditError, match=r"^c.safetensors and b.safetensors hold the same"):
+        merged(scores(count=25), scores(count=50), both)
     with pytest.raises(ModelEditError, match=r"^merging takes two files .* not 1$"):
         merged(scores())
 

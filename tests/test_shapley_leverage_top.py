@@ -33,6 +33,18 @@ def test_finds_the_planted_with_a_third_of_the_bandits_evaluations():
         assert 3 * found.evaluations <= bandit.evaluations
 
 
+def test_lowest_are_the_largest_of_the_negated_game():
+    played, negated = (planted(20, 3, gap=0.5, noise=0.03) for _ in range(2))
+    negated.pairs, negated.worth = -negated.pairs, -negated.worth
+    options = {"k": 3, "tolerance": 1e-3, "wave": 1}
+    low = run(played, LeverageTop(lowest=True, **options), seed=0)
+    high = run(negated, LeverageTop(**options), seed=0)
+    assert low.evaluations == high.evaluations
+    np.testing.assert_allclose(low.values, -high.values, atol=1e-9)
+    largest = run(played, LeverageTop(**options), seed=0)  # the three that were planted
+    assert largest.evaluations < low.evaluations
+
+
 def test_a_continued_run_is_the_uninterrupted_one(tmp_path):
     played, estimator = planted(20, 0, noise=0.03), LeverageTop(k=3, tolerance=1e-3, wave=1)
     whole = run(played, estimator, seed=3)

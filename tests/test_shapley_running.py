@@ -15,6 +15,7 @@ from shapley_games import planted, random_game
 from modeledit.errors import ModelEditError
 from modeledit.shapley import evaluate, running
 from modeledit.shapley.cmcs import Cmcs
+from modeledit.shapley.leverage import LeverageCentred
 from modeledit.shapley.permutation import Antithetic, Permutation
 from modeledit.shapley.racing import Racing
 from modeledit.shapley.running import Budget, SerialPool, run
@@ -165,8 +166,10 @@ def test_kill_9(tmp_path):
         ({"pool": random_game(7, games=2)}, "with games"),
         ({"identity": {"model": "b", "data": "d"}}, "with model a, this one has b"),
         ({"identity": {"model": "a"}}, "with data d, this one has None"),
+        ({"identity": {"model": "f" * 64, "data": "d"}}, "with other model than this one: resume"),
+        ({"seed": 4, "identity": {"model": "f" * 64, "data": "d"}}, "with seed 3, this one has 4"),
     ],
-    ids=["seed", "options", "estimator", "players", "games", "model", "data"],
+    ids=["seed", "options", "estimator", "players", "games", "model", "data", "digest", "both"],
 )
 def test_another_runs_file_is_refused_and_kept(change, message, tmp_path):
     at = tmp_path / "run.safetensors"
@@ -184,6 +187,42 @@ def test_another_runs_file_is_refused_and_kept(change, message, tmp_path):
         run(**(given | change))
     assert "\n" not in str(caught.value)
     assert at.read_bytes() == before
+
+
+def test_a_prior_that_other_threads_computed_is_the_same(tmp_path):
+    at = tmp_path / "run.safetensors"
+    prior = np.random.default_rng(0).normal(size=(7, 1, 2))
+
+    def go_on(guessed, budget):
+        estimator = LeverageCentred(prior=guessed, wave=1)
+        return run(random_game(7), estimator, seed=3, budget=Budget(budget), resume=at)
+
+    whole = run(random_game(7), LeverageCentred(prior=prior, wave=1), seed=3, budget=Budget(60))
+    go_on(prior, 30)
+    with pytest.raises(ModelEditError, match="with other prior than this one"):
+        go_on(prior[::-1], 60)
+    with pytest.raises(ModelEditError, match="with other prior than this one"):
+        go_on(prior * 1.01, 60)
+    rest = go_on(prior * (1 + 1e-6), 60)
+    assert rest.evaluations == whole.evaluations
+    np.testing.assert_allclose(rest.values, whole.values, rtol=1e-4)
+
+
+def test_a_run_that_begins_anew_replaces_the_file_after_its_first_wave(tmp_path):
+    at = tmp_path / "run.safetensors"
+    given = {"estimator": Permutation(), "budget": Budget(100), "resume": at}
+    run(random_game(7), seed=3, **given)
+    before = at.read_bytes()
+
+    class Broken(type(random_game(7))):
+        def value(self, alive, *, keep=True):  # noqa: ARG002
+            raise ModelEditError("out of order")
+
+    with pytest.raises(ModelEditError, match="out of order"):
+        run(Broken(random_game(7).table), seed=4, anew=True, **given)
+    assert at.read_bytes() == before
+    run(random_game(7), seed=4, anew=True, **given)
+    assert at.read_bytes() != before
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04 zip"])

@@ -8,6 +8,7 @@ Functions", 2023.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -169,11 +170,12 @@ def _eigenvectors(matrix: Tensor | None) -> Tensor:
         raise ModelEditError("the training split has no image: EK-FAC needs some")
     # Eigenvectors are those of any multiple; a mean entry of 1 keeps float32 in range.
     scaled = matrix / (matrix.diagonal().mean() + torch.finfo(matrix.dtype).tiny)
-    try:
+    # In float32 LAPACK can fail on a matrix of low rank: by an error, or by NaN on some processors.
+    with suppress(RuntimeError):
         vectors: Tensor = torch.linalg.eigh(scaled).eigenvectors
-    except RuntimeError:  # LAPACK can fail on a matrix of low rank in float32
-        vectors = torch.linalg.eigh(scaled.double()).eigenvectors.to(matrix.dtype)
-    return vectors
+        if bool(vectors.isfinite().all()):
+            return vectors
+    return torch.linalg.eigh(scaled.double()).eigenvectors.to(matrix.dtype)
 
 
 def _with_one(inputs: Tensor, bias: bool) -> Tensor:

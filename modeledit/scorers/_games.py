@@ -20,6 +20,7 @@ from modeledit.games import Floats, GameSpec, Metric, Reading, reading, sample
 from modeledit.pins import Values
 from modeledit.runtime import Runtime
 from modeledit.scorers import Found, Job
+from modeledit.scorers._options import refuse
 from modeledit.surgery import record_means
 from modeledit.targets import Accuracy, AttackSuccess, ForgetClass, GroupRecall, Target
 from modeledit.types import Unit
@@ -82,6 +83,15 @@ def lay(
     else:
         held = constants(job, value, names, calibration)
     return Table(names, units, held, batches, read)
+
+
+def check_pins(pins_from: str, value: Value) -> None:
+    """Raise ModelEditError where both options name the constants."""
+    refuse(
+        bool(pins_from) and value != "mean",
+        f"pins_from={pins_from!r} names the constants, so value={value!r} has no meaning: give one "
+        "of the two",
+    )
 
 
 def numbered(

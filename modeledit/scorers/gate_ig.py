@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from modeledit.gate_orders import gate_orders, pilot_passes
 from modeledit.gate_path import gate_ig
 from modeledit.scorers import Found, Job, Scorer
-from modeledit.scorers._games import EVERY, Value, found, lay, oriented
+from modeledit.scorers._games import EVERY, Value, check_pins, found, lay, oriented
 from modeledit.scorers._options import choice, flag, refuse, whole
 from modeledit.scorers._retained import ranked, ranked_passes
 from modeledit.targets import GroupRecall, Target
@@ -33,6 +33,7 @@ class GateIg(Scorer):
     from. layers: comma-separated shell patterns, "" for all; units of others count 0.
     value: what a unit fades to, its mean output over `calibration` images (mean), what its own
     BatchNorm or bias adds (beta), or 0 after a BatchNorm (zero).
+    pins_from: a Scores file whose constants are used instead, for scores that are to be merged.
     selective: for class targets, `values` are an order of editing: the most effect on the class for
     the least on others, both measured anew as more and more units are pinned.
     `raw` is the plain value. Sundararajan et al. 2017; Dhamdhere et al. 2019.
@@ -48,6 +49,7 @@ class GateIg(Scorer):
     layers: str = ""
     value: Value = "mean"
     calibration: int = 1024
+    pins_from: str = ""
     selective: bool = True
 
     def __post_init__(self) -> None:
@@ -61,6 +63,7 @@ class GateIg(Scorer):
         whole("images", self.images, 1)
         choice("value", self.value, Value)
         whole("calibration", self.calibration, 1)
+        check_pins(self.pins_from, self.value)
         flag("selective", self.selective)
 
     def passes(self, shown: int, others: int, tensors: int) -> int:
@@ -80,7 +83,15 @@ class GateIg(Scorer):
             "gate-ig needs slopes, which the worst of several groups has not: use the target group "
             "(their mean), or neuron-shapley",
         )
-        table = lay(job, self.metric, self.layers, self.value, self.images, self.calibration)
+        table = lay(
+            job,
+            self.metric,
+            self.layers,
+            self.value,
+            self.images,
+            self.calibration,
+            self.pins_from,
+        )
         integrate = gate_orders if self.path == "orders" else gate_ig
         phi = integrate(
             job.model,

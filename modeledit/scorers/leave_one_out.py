@@ -10,7 +10,7 @@ import torch
 
 from modeledit.games import FilterGame, Floats, Metric
 from modeledit.scorers import Found, Job, Scorer
-from modeledit.scorers._games import EVERY, Value, found, lay, oriented
+from modeledit.scorers._games import EVERY, Value, check_pins, found, lay, oriented
 from modeledit.scorers._options import choice, whole
 from modeledit.targets import Target
 from modeledit.types import Granularity
@@ -27,6 +27,7 @@ class LeaveOneOut(Scorer):
     shell patterns, "" for all; units of others count 0. value: a pinned unit is held at its mean
     output over `calibration` images (mean), at what its own BatchNorm or bias adds (beta), or at 0
     after a BatchNorm (zero). No effect of a unit shows where another one stands in for it.
+    pins_from: a Scores file whose constants are used instead, for scores that are to be merged.
     """
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("filter",)
@@ -37,12 +38,14 @@ class LeaveOneOut(Scorer):
     layers: str = ""
     value: Value = "mean"
     calibration: int = 1024
+    pins_from: str = ""
 
     def __post_init__(self) -> None:
         choice("metric", self.metric, Metric)
         whole("images", self.images, 1)
         choice("value", self.value, Value)
         whole("calibration", self.calibration, 1)
+        check_pins(self.pins_from, self.value)
 
     def passes(self, shown: int, others: int, tensors: int) -> int:
         """See the base."""
@@ -55,7 +58,15 @@ class LeaveOneOut(Scorer):
 
     def run(self, job: Job) -> Found:
         """One evaluation a unit, of the part of the network behind it."""
-        table = lay(job, self.metric, self.layers, self.value, self.images, self.calibration)
+        table = lay(
+            job,
+            self.metric,
+            self.layers,
+            self.value,
+            self.images,
+            self.calibration,
+            self.pins_from,
+        )
         game = table.spec(job).open(job.runtime)
         losses = _losses(game, job)
         header = {"engine": game.networks.path, "evaluations": game.players + 1}

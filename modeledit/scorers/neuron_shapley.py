@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 
 from modeledit.checkpoint import identity
 from modeledit.errors import ModelEditError
@@ -15,7 +16,7 @@ from modeledit.games import RANGES, FilterGame, GameSpec, Metric
 from modeledit.gate_orders import gate_orders, pilot_passes
 from modeledit.gate_path import gate_ig
 from modeledit.scorers import Found, Job, Scorer
-from modeledit.scorers._games import EVERY, Table, Value, found, lay, oriented
+from modeledit.scorers._games import EVERY, Table, Value, check_pins, found, lay, oriented
 from modeledit.scorers._options import choice, flag, refuse, whole
 from modeledit.scorers._retained import ranked, ranked_passes
 from modeledit.scorers._watching import watching
@@ -26,6 +27,7 @@ from modeledit.shapley.leverage_top import LeverageTop
 from modeledit.shapley.permutation import Antithetic, Permutation
 from modeledit.shapley.racing import Racing
 from modeledit.shapley.running import Budget, Pool, SerialPool, run
+from modeledit.shapley.saved import sketch
 from modeledit.shapley.tmab import Tmab
 from modeledit.shapley.workers import pool_for
 from modeledit.targets import ForgetClass, GroupRecall, Target
@@ -71,7 +73,8 @@ class NeuronShapley(Scorer):
     estimator: how evaluations are spent. evaluations: how many, if no budget is given; None is
     the estimator's own end, or 2,000.
     k, delta, tolerance, relative, truncation, patience, published, union, wave: the estimator's,
-    see modeledit.shapley; None is its own default, and one that it has not is refused.
+    see modeledit.shapley; None is its own default, and one that it has not is refused. The k are
+    those that are edited first: of the largest values, for groups of the smallest.
     spread: length of the interval that holds every marginal; None is 2 for accuracy, probability.
     prior: gate-path values by both paths, for estimators that can use them.
     metric: accuracy (recall of a class, success of an attack), loss (its negative, so that larger
@@ -119,11 +122,7 @@ class NeuronShapley(Scorer):
         if self.evaluations is not None:
             whole("evaluations", self.evaluations, 2)
         choice("value", self.value, Value)
-        refuse(
-            bool(self.pins_from) and self.value != "mean",
-            f"pins_from={self.pins_from!r} names the constants, so value={self.value!r} has no "
-            "meaning: give one of the two",
-        )
+        check_pins(self.pins_from, self.value)
         flag("selective", self.selective)
         flag("prior", self.prior)
         self._kind()
@@ -152,7 +151,10 @@ class NeuronShapley(Scorer):
         spec = table.spec(job)
         game = spec.open(job.runtime)
         units = game.networks.units
-        estimator = self._made(table.reading.metric, self._prior(job, table, units))
+        metric = table.reading.metric
+        # What the estimator refuses, before the prior, which can take long:
+        self._made(metric, job.target).start(len(units), 1, job.runtime.seed)
+        estimator = self._made(metric, job.target, self._prior(job, table, units))
         meter = job.runtime.meter
         before = meter.images
         sampled = self._sampled(job, table, spec, game, estimator)
@@ -192,6 +194,7 @@ class NeuronShapley(Scorer):
                 seed=runtime.seed,
                 budget=budget,
                 resume=runtime.resume,
+                anew=runtime.anew,
                 watch=watch,
                 identity=self._identity(job, table),
             )
@@ -217,14 +220,19 @@ class NeuronShapley(Scorer):
                 )
         return kind
 
+    def _has(self, option: str) -> bool:
+        return option in {field.name for field in fields(self._kind())}  # type: ignore[arg-type]
+
     @property
     def _takes_prior(self) -> bool:
-        return self.prior and "prior" in {f.name for f in fields(self._kind())}  # type: ignore[arg-type]
+        return self.prior and self._has("prior")
 
-    def _made(self, metric: Metric, prior: Floats | None) -> Estimator:
+    def _made(self, metric: Metric, target: Target, prior: Floats | None = None) -> Estimator:
         given = {o: v for o in THEIRS if (v := getattr(self, o)) is not None}
         if prior is not None:
             given["prior"] = prior
+        if self._has("lowest"):
+            given["lowest"] = isinstance(target, GroupRecall)  # as `oriented` has it
         made = self._kind()(**given)
         refuse(
             getattr(made, "interval", "") in ("bernstein", "hoeffding")
@@ -249,13 +257,16 @@ class NeuronShapley(Scorer):
 
     def _identity(self, job: Job, table: Table) -> dict[str, Any]:
         """What a file to resume from must have been made with, besides the estimator's options."""
-        images = {f"images {i}": batch.images for i, batch in enumerate(table.batches)}
-        labels = {f"labels {i}": batch.labels for i, batch in enumerate(table.batches)}
+        images = torch.cat([batch.images.cpu() for batch in table.batches])
+        labels = torch.cat([batch.labels.cpu() for batch in table.batches])
+        pins: Any = table.means
+        if not isinstance(pins, str):
+            pins = sketch(np.concatenate([pin.flatten().numpy() for pin in pins.values()]))
         return {
             "target": str(job.target),
             "metric": table.reading.metric,
             "layers": list(table.layers),
-            "pins": self.value if isinstance(table.means, str) else identity(dict(table.means)),
+            "pins": pins,
             "model": identity(job.model.state_dict()),
-            "images": identity({**images, **labels}),
+            "images": identity({"images": images, "labels": labels}),
         }

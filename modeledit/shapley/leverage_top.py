@@ -35,6 +35,7 @@ class LeverageTop(LeverageCentred):
     delta: also the chance that a half width misses its value.
     relative: the tolerance is in equal shares, |V(all) - V(none)| / n, of each game. With several
     games each must be decided.
+    lowest: the k smallest values instead.
     """
 
     stops: ClassVar[bool] = True
@@ -42,6 +43,7 @@ class LeverageTop(LeverageCentred):
     delta: float = 0.2
     tolerance: float = 0.005
     relative: bool = False
+    lowest: bool = False
 
     def start(self, players: int, games: int, seed: int) -> State:
         """See the base."""
@@ -75,9 +77,9 @@ class LeverageTop(LeverageCentred):
         errors = DOUBT * found.half_width / ndtri(1 - self.delta / 2)
         near = slack(state, self.tolerance, self.relative)
         normal = state.rng(0, 2).standard_normal((DRAWS, state.players))
+        values = -found.values if self.lowest else found.values
         return all(
-            wrong(found.values[:, j] + errors[:, j] * normal, found.values[:, j], self.k, near[j])
-            <= self.delta
+            wrong(values[:, j] + errors[:, j] * normal, values[:, j], self.k, near[j]) <= self.delta
             for j in range(state.games)
         )
 

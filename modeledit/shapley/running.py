@@ -78,6 +78,7 @@ def run(
     seed: int,
     budget: Budget | None = None,
     resume: Path | None = None,
+    anew: bool = False,
     every: float = 60.0,
     watch: Watch | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -85,11 +86,13 @@ def run(
     """Evaluate until the estimator's own rule is met or the budget is spent.
 
     The same seed and budget in evaluations give the same estimate, for any number of workers and
-    through any interruption.
+    through any interruption: to the bit where each process has as many threads of torch, which
+    otherwise differ in a value's last digits.
 
     resume: continued from, if it is there, and written to every `every` seconds, after each wave
         and at the end. A run can be continued with a larger budget. A file of another estimator,
         seed, game or `identity` (JSON values: digests of model and data, say) is refused and kept.
+    anew: begin at the beginning although `resume` is there; it is replaced after the first wave.
     watch: given the estimate so far, after each wave and now and then, for a tenth of the time.
 
     Raises ModelEditError for a run without an end, and for what the estimator or game refuse.
@@ -105,7 +108,7 @@ def run(
         raise ModelEditError("no unit can be scored: choose layers whose units can be pinned")
     going = _Run(workers, estimator, seed, budget)
     same = fingerprint(estimator, workers.players, workers.names, seed, identity or {})
-    if resume is not None and resume.exists():
+    if resume is not None and resume.exists() and not anew:
         going.state, going.answers = load(resume, same)
     saved = watched = time.monotonic()
     rest = 0.0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from modeledit.checkpoint.store import Reader, write_state
@@ -17,6 +18,9 @@ from modeledit.errors import CheckpointError
 from modeledit.shapley import Answer, Estimator, State
 
 KIND = "modeledit.shapley"
+PROJECTIONS = 8
+DIGEST = 64  # characters of a sha256: too long to be read
+ROUNDING = 1e-3  # of sketches: what was computed by other threads, batches or devices is the same
 
 
 def fingerprint(
@@ -40,10 +44,33 @@ def fingerprint(
 
 
 def _plain(option: Any) -> Any:
-    """An option as JSON; an array by its digest."""
-    if isinstance(option, np.ndarray):
-        return hashlib.sha256(repr(option.shape).encode() + option.tobytes()).hexdigest()
-    return option
+    """An option as JSON; an array by its sketch."""
+    return sketch(option) if isinstance(option, np.ndarray) else option
+
+
+def sketch(array: npt.NDArray[Any]) -> dict[str, Any]:
+    """Its shape, its norm and the norm's share along some fixed random directions, as JSON: equal
+    up to rounding for arrays that are, which a digest is not."""
+    flat = array.astype(np.float64).ravel()
+    norm = float(np.linalg.norm(flat))
+    along = np.random.default_rng(0).standard_normal((PROJECTIONS, flat.size)) @ flat
+    return {
+        "shape": list(array.shape),
+        "norm": norm,
+        "along": (along / norm).tolist() if norm else [0.0] * PROJECTIONS,
+    }
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two parts of fingerprints are of the same run."""
+    sketches = [part for part in (one, other) if isinstance(part, dict) and "along" in part]
+    if len(sketches) < 2:
+        return bool(one == other)
+    return (
+        one["shape"] == other["shape"]
+        and math.isclose(one["norm"], other["norm"], rel_tol=ROUNDING)
+        and np.allclose(one["along"], other["along"], rtol=0, atol=ROUNDING)
+    )
 
 
 def save(path: Path, identity: str, state: State, answers: Mapping[int, Answer]) -> None:
@@ -69,7 +96,7 @@ def load(path: Path, identity: str) -> tuple[State, dict[int, Answer]]:
     with Reader(path) as reader:
         if reader.metadata.get("format") != KIND:
             raise CheckpointError(
-                f"{path} is not the state of a run: choose another file for --resume"
+                f"{path} is not the state of a run: move it away, or write to another place"
             )
         _compare(path, json.loads(reader.metadata["identity"]), json.loads(identity))
         scalars = json.loads(reader.metadata["state"])
@@ -93,13 +120,21 @@ def load(path: Path, identity: str) -> tuple[State, dict[int, Answer]]:
 def _compare(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise CheckpointError that names what differs."""
     saved, wanted = _flat(saved), _flat(wanted)
-    for name in sorted(saved.keys() | wanted.keys()):
-        before, now = saved.get(name), wanted.get(name)
-        if before != now:
-            raise CheckpointError(
-                f"{path} is of a run with {name} {before}, this one has {now}: resume with the "
-                "same settings, or give another file"
-            )
+    different = [
+        (name, saved.get(name), wanted.get(name))
+        for name in sorted(saved.keys() | wanted.keys())
+        if not _alike(saved.get(name), wanted.get(name))
+    ]
+    if different:
+        # The one that can be read: a digest differs, too, where the seed does.
+        name, before, now = min(different, key=lambda part: len(str(part[1:])))
+        told = f"{name} {before}, this one has {now}"
+        if max(len(str(before)), len(str(now))) >= DIGEST:
+            told = f"other {name} than this one"
+        raise CheckpointError(
+            f"{path} is of a run with {told}: resume with the same settings, or write to another "
+            "place"
+        )
 
 
 def _flat(parts: Mapping[str, Any]) -> dict[str, Any]:
