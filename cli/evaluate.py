@@ -70,7 +70,7 @@ def command(
     from modeledit import pipeline
 
     target = pipeline.forget_target(forget, images) if forget else None
-    aspects = inputs.aspects(images, attack, attacking, positive if groups else None)
+    aspects = inputs.aspects(loaded, images, attack, attacking, positive if groups else None)
     report = pipeline.evaluate(loaded, images, target, runtime, aspects)
     save_report(report, printing)
     if printing.as_json:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .command import option, verb
 from .job import Job, job_options
-from .options_edit import attack_gates, max_drop_option, scores_option
+from .options_edit import attack_gates, group_gate, max_drop_option, scores_option
 from .options_measure import refuse_stray_positive
 
 groups_option = option(
@@ -20,7 +20,7 @@ groups_option = option(
     "pgd",
     data=[groups_option],
     scoring=[scores_option],
-    gates=[max_drop_option, *attack_gates],
+    gates=[max_drop_option, *attack_gates, group_gate(None)],
 )
 def command(
     job: Job,
@@ -29,6 +29,7 @@ def command(
     max_drop: float,
     max_attack_success: float | None,
     max_adaptive_success: float | None,
+    max_group_drop: float | None,
 ) -> int:
     """Edit away what an attack leans on, without training.
 
@@ -55,6 +56,7 @@ def command(
         max_drop=max_drop,
         max_attack_success=max_attack_success,
         max_adaptive_success=max_adaptive_success,
+        max_group_drop=max_group_drop,
         aspects=ready.aspects,
         runtime=ready.runtime,
         on_scores=job.to.keep_scores,

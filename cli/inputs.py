@@ -121,11 +121,14 @@ def _demo_data(preprocessing: Preprocessing, limit: int | None, seed: int) -> Da
 
 
 def aspects(
-    images: Data, attack: Attack | None, attacking: Attacking, positive: str | None
+    network: LoadedModel,
+    images: Data,
+    attack: Attack | None,
+    attacking: Attacking,
+    positive: str | None,
 ) -> Aspects:
     """What to measure besides the classes. positive: the class to compare groups by, if at all."""
     from modeledit.eval.aspects import Aspects
-    from modeledit.models import load_model
     from modeledit.targets import class_index
 
     return Aspects(
@@ -133,8 +136,26 @@ def aspects(
         attack=attack,
         images=attacking.images,
         queries=attacking.queries,
-        rival=None if attacking.transfer is None else load_model(attacking.transfer),
+        rival=None if attacking.transfer is None else _rival(network, attacking.transfer),
     )
+
+
+def _rival(network: LoadedModel, named: str) -> LoadedModel:
+    """The network of --transfer: a spec, or weights for the architecture that is measured."""
+    from modeledit.checkpoint import read_state
+    from modeledit.models import load_model
+
+    if Path(named).is_file():
+        found = replace(network, module=network.fresh(read_state(Path(named))), spec=named)
+    else:
+        found = load_model(named)
+    theirs, ours = found.num_classes, network.num_classes
+    if theirs is not None and ours is not None and theirs != ours:
+        raise ModelEditError(
+            f"--transfer {named} has {theirs} classes, the model {ours}: images that are to be "
+            "taken from it need the same ones"
+        )
+    return found
 
 
 def target(text: str | None, images: Data) -> Target | None:

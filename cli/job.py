@@ -125,7 +125,7 @@ class Job:
             images = images.held_out(self.hold_out, self.run.seed)
         keep = inputs.target(self.keep if found is None else None, images)
         positive = self.positive if groups else None
-        aspects = inputs.aspects(images, tried, self.attacking, positive)
+        aspects = inputs.aspects(network, images, tried, self.attacking, positive)
         return Ready(network, images, scorers, editor, keep, aspects, runtime, found)
 
     def estimate(self, ready: Ready, target: Target, layers: Layers | None = None) -> int:

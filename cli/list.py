@@ -16,17 +16,31 @@ from .show import clean, emit, emit_json
 if TYPE_CHECKING:
     from modeledit.plugins import Kind
 
-KINDS: tuple[Kind, ...] = ("scorers", "editors", "attacks")
+PLUGINS: tuple[Kind, ...] = ("scorers", "editors", "attacks")
+KINDS = (*PLUGINS, "metrics")
+METRICS = {
+    "accuracy": "--scorer-arg metric=accuracy: share of the target's images that are right.",
+    "loss": "--scorer-arg metric=loss: minus their mean cross-entropy.",
+    "probability": "--scorer-arg metric=probability: their label's mean probability.",
+    "margin": "--scorer-arg metric=margin: mean logit of the label less the largest other.",
+    "worst-group": "repair --metric: recall of the group that has the least.",
+    "equalized-odds": "repair --metric: largest difference of true or false positive rates.",
+    "demographic-parity": "repair --metric: largest difference of selection rates.",
+}
 
 
 @verb("list", "modeledit list scorers")
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @json_option
 def command(kind: str | None, as_json: bool) -> int:
-    """List the scorers, editors and attacks, those of other packages included."""
+    """List the scorers, editors and attacks, those of other packages included, and the metrics."""
     from modeledit import plugins
 
-    shown = {each: plugins.summaries(each) for each in KINDS if kind in (None, each)}
+    shown: dict[str, dict[str, str]] = {
+        each: plugins.summaries(each) for each in PLUGINS if kind in (None, each)
+    }
+    if kind in (None, "metrics"):
+        shown["metrics"] = METRICS
     if as_json:
         emit_json(shown)
         return PASSED

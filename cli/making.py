@@ -78,8 +78,11 @@ def sampling(scoring: Scoring, runtime: Runtime, output: Path, *, force: bool) -
 
 def sampled(runtime: Runtime) -> None:
     """The scores are safe: what --resume would need is not needed any more."""
-    if runtime.resume is not None:
-        runtime.resume.unlink(missing_ok=True)
+    from modeledit.scoring import apart
+
+    for each in (runtime, apart(runtime)):
+        if each.resume is not None:
+            each.resume.unlink(missing_ok=True)
 
 
 def unfinished(runtime: Runtime) -> None:

@@ -55,6 +55,11 @@ class Crafting:
         if self.targeted:
             options["targeted"] = True
         options.update(self.attack_arg)
+        if options.get("norm") == "l2" and "eps" not in options:
+            raise ModelEditError(
+                "--norm l2 measures all pixels together: give its --eps, such as 1 (8/255 is one "
+                "for linf)"
+            )
         try:
             return plugins.create("attacks", name, options)  # type: ignore[no-any-return]
         except (TypeError, ValueError) as error:  # an option of the wrong kind
@@ -67,6 +72,16 @@ class Attacking(Crafting):
 
     queries: int
     transfer: str | None
+
+    def chosen(self, default: str | None = None) -> Attack | None:
+        """See the base."""
+        source = click.get_current_context().get_parameter_source("queries")
+        if self.attack == "square" and source == click.core.ParameterSource.COMMANDLINE:
+            raise ModelEditError(
+                "--queries is of the black-box attack that checks others, and square is that one: "
+                "use --attack-arg queries=N"
+            )
+        return super().chosen(default)
 
 
 def _refuse_stray() -> None:
@@ -148,7 +163,7 @@ def attack_options(default: str | None) -> Decorator:
                 "--transfer",
                 metavar="SPEC",
                 group="Attack",
-                help="Also try images made on this other model.",
+                help="Also try images made on this other model, or weights FILE of the same kind.",
             ),
         ],
     )

@@ -10,7 +10,7 @@ import click
 from .command import option, verb
 from .job import Job, job_options
 from .options import choice
-from .options_edit import group_gate, max_drop_option, scores_option
+from .options_edit import attack_gates, group_gate, max_drop_option, scores_option
 
 if TYPE_CHECKING:
     from modeledit.targets import Over
@@ -41,7 +41,7 @@ metric_option = choice(
     "repair",
     scoring=[over_option, scores_option],
     editing=[metric_option],
-    gates=[max_drop_option, group_gate(0.01)],
+    gates=[max_drop_option, group_gate(0.01), *attack_gates],
 )
 def command(
     job: Job,
@@ -50,6 +50,8 @@ def command(
     scores: Path | None,
     max_drop: float,
     max_group_drop: float,
+    max_attack_success: float | None,
+    max_adaptive_success: float | None,
 ) -> int:
     """Bring a classifier's groups of people closer together, without training.
 
@@ -77,6 +79,8 @@ def command(
         strength=job.editing.strength,
         max_drop=max_drop,
         max_group_drop=max_group_drop,
+        max_attack_success=max_attack_success,
+        max_adaptive_success=max_adaptive_success,
         aspects=ready.aspects,
         runtime=ready.runtime,
         on_scores=job.to.keep_scores,

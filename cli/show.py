@@ -47,6 +47,11 @@ def clean(text: object) -> str:
     return "".join(char if char.isprintable() else "?" for char in str(text))
 
 
+def counted(number: int, what: str) -> str:
+    """`1 unit`, `2 units`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def short(text: object, width: int) -> str:
     """At most `width` characters, both ends kept: the end of a layer's name tells most."""
     shown = clean(text)

@@ -33,7 +33,7 @@ def aspects(measured: Measurement) -> list[RenderableType]:
     if measured.groups:
         parts += ["", groups(measured.groups)]
     if measured.fairness is not None:
-        parts += ["", fairness(measured.fairness)]
+        parts += ["", fairness(measured.fairness, _positive(measured))]
     if measured.attack is not None:
         parts += ["", attack(measured.attack)]
     return parts
@@ -55,13 +55,20 @@ def groups(rows: Sequence[GroupMetrics]) -> Table:
     return made
 
 
-def fairness(found: Mapping[str, Any]) -> Table:
-    """One line a metric."""
+def _positive(measured: Measurement) -> str:
+    """The class whose rates are compared."""
+    index = (measured.fairness or {}).get("positive")
+    return str(index) if index is None else short(measured.per_class[index].name, NAME)
+
+
+def fairness(found: Mapping[str, Any], positive: str) -> Table:
+    """One line a metric; rates are those of the class `positive`."""
     made = table("over groups", "value", "95 %")
     for key, name in METRICS.items():
         interval = found.get("ci95", {}).get(key) if key in found else None
         made.add_row(name, percent(found.get(key)), between(interval))
     made.add_row("worst group", short(found["worst_group"], NAME), "")
+    made.add_row("rates are of class", positive, "")
     return made
 
 

@@ -22,7 +22,7 @@ from modeledit.report import (
     Trial,
 )
 
-from .show import clean, percent, points, short, together
+from .show import clean, counted, percent, points, short, together
 from .show_aspects import compared
 from .show_measurement import NAME, heading, landings, notes, table, targets
 
@@ -103,7 +103,7 @@ def plan(report: Report, most: int) -> list[RenderableType]:
     edit = report.edit
     if edit is None:
         return []
-    units = f" in {edit.changed_units:,} units" if edit.changed_units else ""
+    units = f" in {counted(edit.changed_units, 'unit')}" if edit.changed_units else ""
     share = together(f"{100 * edit.changed_fraction:.3g} %")
     head = (
         f"changed {edit.changed_weights:,} weights{units} ({share} of the model) by {edit.scorer} "
@@ -118,7 +118,8 @@ def plan(report: Report, most: int) -> list[RenderableType]:
     if len(rows) > most:
         parts.append(Text(f"and {len(rows) - most} more (all with --verbose)", style="dim"))
     if edit.left_out_units:
-        parts.append(Text(f"{edit.left_out_units:,} units could not be pinned and were left out"))
+        left = counted(edit.left_out_units, "unit")
+        parts.append(Text(f"{left} could not be pinned and were left out"))
     return parts
 
 

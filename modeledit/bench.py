@@ -107,13 +107,14 @@ class Bench:
         clean = Shown(validation, baseline.tail(names, validation, runtime), runtime)
         if objective.aspects.attack is None:
             return cls(objective, errors_kept, clean)
-        made = baseline.crafted(objective.aspects, data.validation, runtime)
+        attacked = (objective.aspects, data.validation, runtime, objective.target)
+        made = baseline.crafted(*attacked)
         if not made.correct.any():
             raise DataError(
                 "no attacked validation image is classified correctly: give more images"
             )
-        split = baseline.replayed(objective.aspects, data.validation, runtime)
-        replayed = Shown(split, baseline.tail(names, split, runtime), runtime)
+        split = baseline.replayed(*attacked)
+        replayed = Shown(split, baseline.tail(names, split, runtime, made), runtime)
         return cls(objective, errors_kept, clean, replayed, made)
 
     @cached_property

@@ -57,7 +57,7 @@ class Baseline:
         self.loaded, self.data = loaded, data
         self.digest = identity(loaded.base_state())
         self._answers: dict[str, Predictions] = {}
-        self._tails: dict[str, Tail] = {}
+        self._tails: dict[str, tuple[Adversarial | None, Tail]] = {}
         self._crafted: dict[tuple[str, Attack, int, ForgetClass | None], Adversarial] = {}
 
     def answers(self, split: Split, runtime: Runtime) -> Predictions:
@@ -68,14 +68,21 @@ class Baseline:
             )
         return self._answers[split.name]
 
-    def tail(self, names: Sequence[str], split: Split, runtime: Runtime) -> Tail:
+    def tail(
+        self,
+        names: Sequence[str],
+        split: Split,
+        runtime: Runtime,
+        made: Adversarial | None = None,
+    ) -> Tail:
         """A copy's end, from the parameters `names` on, over a split; the last one is kept, as
-        edits for other targets by the same scorer need it again."""
-        kept = self._tails.get(split.name)
-        if kept is None or kept.names != tuple(names):
+        edits for other targets by the same scorer need it again. made: what the split shows, where
+        it is attacked images."""
+        known, kept = self._tails.get(split.name, (None, None))
+        if kept is None or known is not made or kept.names != tuple(names):
             with runtime.progress.stage(f"first layers, {split.name}", len(split)) as tick:
                 kept = Tail(self.copy(runtime), names, split.batches(runtime), runtime, tick, CACHE)
-            self._tails[split.name] = kept
+            self._tails[split.name] = made, kept
         return kept
 
     def crafted(
@@ -95,9 +102,11 @@ class Baseline:
             self._crafted[key] = craft(attack, network, some, runtime)
         return self._crafted[key]
 
-    def replayed(self, aspects: Aspects, split: Split, runtime: Runtime) -> Split:
+    def replayed(
+        self, aspects: Aspects, split: Split, runtime: Runtime, target: Target | None = None
+    ) -> Split:
         """The images of `crafted` as the network takes them, with their true labels."""
-        made = self.crafted(aspects, split, runtime)
+        made = self.crafted(aspects, split, runtime, target)
         network = pixel_model(self.loaded, self.loaded.module, runtime)
         pairs = TensorDataset(network.inputs(made.changed), made.labels)
         return Split.of(pairs, f"{split.name}, attacked")
@@ -124,6 +133,7 @@ class Baseline:
                 notes += fairness.notes(suggested(self.data, aspects.positive))
             if module is None:
                 notes += fairness.certain()
+            notes += fairness.few()
         if aspects.attack is not None:
             replayed = self.crafted(aspects, test, runtime, target)
             network = pixel_model(self.loaded, module or self.copy(runtime), runtime)
@@ -132,11 +142,12 @@ class Baseline:
                 fresh = replayed.again(aspects.attack, network, runtime)
             attack = under_attack(network, replayed, fresh, aspects, runtime)
             found = replace(found, attack=attack)
-            notes += attack_notes(attack)
+            notes += attack_notes(attack, "" if module is None else " on the edited network")
         return found, tuple(notes)
 
     def report(self, target: Target | None, clock: Clock, aspects: Aspects | None = None) -> Report:
         """The network as it is, on the test split."""
+        (aspects or Aspects()).check(target)
         with clock.stage("evaluate") as metered:
             answers = self.answers(self.data.test, metered)
             before, said = self.measured(None, answers, target, aspects or Aspects(), metered)

@@ -124,19 +124,21 @@ def edit(
     layers: Layers | None = None,
     max_forget: float = 0.01,
     max_retain_drop: float = 0.01,
+    aspects: Aspects | None = None,
+    limits: Limits | None = None,
     runtime: Runtime | None = None,
     baseline: Baseline | None = None,
 ) -> Result:
     """Edit by scores made before, for the target they were made for; otherwise like `unlearn`."""
     baseline = baseline or Baseline(as_loaded(model), as_data(data))
     target = cast(ForgetClass, reuse.target_of(scores, baseline, "edit"))
-    limits = Limits(max_forget, max_retain_drop)
+    limits = replace(limits or Limits(), max_forget=max_forget, max_retain_drop=max_retain_drop)
     clock = Clock(runtime or Runtime())
     clock.made_before("score", int(scores.header.get("passes", 0)))
     if layers is not None:
         with clock.stage("score") as metered:
             scores = _limited(scores, layers, baseline, target, metered)
-    objective = Forgetting(limits, Aspects(), target.classes)
+    objective = Forgetting(limits, aspects or Aspects(), target.classes)
     return Execution("edit", baseline, objective, as_editor(editor), strength, clock).run(scores)
 
 

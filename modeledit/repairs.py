@@ -56,6 +56,8 @@ def repair_fairness(
     strength: Strength | Auto = "auto",
     max_drop: float = 0.005,
     max_group_drop: float = 0.01,
+    max_attack_success: float | None = None,
+    max_adaptive_success: float | None = None,
     aspects: Aspects | None = None,
     runtime: Runtime | None = None,
     baseline: Baseline | None = None,
@@ -67,8 +69,8 @@ def repair_fairness(
     equalized odds or in demographic parity (for the class `positive`). over: whether scores are for
     the worst group's recall (by default) or the mean of all. The gates: the metric is better than
     before, accuracy falls by at most max_drop, and no group of 150 images or more loses more recall
-    than max_group_drop beyond doubt. aspects: an attack to measure as well. The rest as in
-    `unlearn`.
+    than max_group_drop beyond doubt. aspects: an attack to measure as well; max_attack_success and
+    max_adaptive_success gate it, as in `harden`. The rest as in `unlearn`.
 
     scores: made before, for groups, of this model and data; then nothing is scored, and `over`,
     `keep` and `scorer` are what they were made with. on_scores is not called.
@@ -80,7 +82,12 @@ def repair_fairness(
         over = target.over
     extra = aspects or Aspects()
     measured = Aspects(positive, extra.attack, extra.images, extra.queries, extra.rival)
-    limits = Limits(max_drop=max_drop, max_group_drop=max_group_drop)
+    limits = Limits(
+        max_drop=max_drop,
+        max_group_drop=max_group_drop,
+        max_attack_success=max_attack_success,
+        max_adaptive_success=max_adaptive_success,
+    )
     objective = Repairing(limits, measured, metric, over or "worst")
     clock = Clock(runtime or Runtime())
     execution = Execution("repair", baseline, objective, as_editor(editor), strength, clock)
@@ -102,6 +109,7 @@ def harden(
     max_drop: float = 0.005,
     max_attack_success: float | None = None,
     max_adaptive_success: float | None = None,
+    max_group_drop: float | None = None,
     aspects: Aspects | None = None,
     runtime: Runtime | None = None,
     baseline: Baseline | None = None,
@@ -115,7 +123,7 @@ def harden(
     most max_attack_success, or without that lower than before; of images made anew on the edited
     network at most max_adaptive_success, if given. keep: a behaviour that scores of units weigh
     against the attack. aspects: how many images, another network to take images from, groups to
-    measure as well.
+    measure as well, which max_group_drop gates as in `repair_fairness`.
 
     scorer: one, or several by name. Of several, each is scored and searched in turn, until one
     leaves nothing to wish for, and the one with the best trial on the validation split is taken;
@@ -136,6 +144,7 @@ def harden(
     measured = Aspects(extra.positive, chosen, extra.images, extra.queries, extra.rival)
     limits = Limits(
         max_drop=max_drop,
+        max_group_drop=max_group_drop,
         max_attack_success=max_attack_success,
         max_adaptive_success=max_adaptive_success,
     )

@@ -14,6 +14,8 @@ from modeledit.scorers import Scorer
 from modeledit.targets import Target
 from modeledit.types import Scores
 
+KEPT = ".keep"  # ends the name of what the scores of a kept target resume from
+
 
 def scored(
     baseline: Baseline,
@@ -32,6 +34,8 @@ def scored(
     keep: another behaviour, on the clean training images, which the scores weigh against it.
     """
     check(scorer, target, keep)
+    if keep is not None:
+        scorer.check(baseline.data.train, keep, apart(runtime))
     module, split, retain = baseline.loaded.module, baseline.data.train, None
     if objective is not None:
         split, retain = objective.scored(baseline, runtime)
@@ -41,6 +45,13 @@ def scored(
         names, said = chosen.layers, {**said, **chosen.header()}
     found = scorer(module, split, target, runtime, names, retain)
     if keep is not None:
-        spared = scorer(module, baseline.data.train, keep, runtime, names)
+        spared = scorer(module, baseline.data.train, keep, apart(runtime), names)
         found = contrasted(found, spared, target, keep)
     return baseline.stamped(replace(found, header={**found.header, **said}))
+
+
+def apart(runtime: Runtime) -> Runtime:
+    """A runtime whose file to resume from is another one: of a second run beside the first."""
+    if runtime.resume is None:
+        return runtime
+    return replace(runtime, resume=runtime.resume.with_name(runtime.resume.name + KEPT))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from grouped_cases import MODEL, manifest
 from modeledit.cli.main import main
+from safetensors.torch import save_file
 from sklearn.metrics import accuracy_score, recall_score
 
 from modeledit.eval.predictions import predict
@@ -170,6 +172,44 @@ def test_images_made_on_another_model(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "transfer_success_rate" in own["ci95"]
 
 
+def test_images_made_with_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = load_model(
+        "timm:test_byobnet", MODEL[7], args={"num_classes": 10, "in_chans": 1}, input_size=32
+    )
+    state = network.module.state_dict()
+    state["stem.conv.weight"] = state["stem.conv.weight"].flip(0)
+    save_file(state, tmp_path / "other.safetensors")
+    args = ["evaluate", "--demo", "--limit", "60", *PGD]
+    own = report([*args, "--transfer", "other.safetensors"], capsys)["before"]["attack"]
+    assert own["transfer_from"] == "other.safetensors"
+    assert own["transfer_success_rate"] < own["success_rate"]
+    line = refused([*args, "--transfer", "timm:test_byobnet"], capsys)
+    assert "timm:test_byobnet" in line
+
+
+def test_images_of_other_classes_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(load_model("timm:test_byobnet", MODEL[7], args={"in_chans": 1}), num_classes=12)
+    monkeypatch.setattr("modeledit.models.load_model", lambda spec: other)  # noqa: ARG005
+    line = refused(["evaluate", "--demo", "--limit", "20", *PGD, "--transfer", "twelve"], capsys)
+    assert "--transfer twelve has 12 classes, the model 10" in line
+
+
+def test_the_worst_of_a_handful_is_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with data.open() as file:
+        rows = list(csv.DictReader(file))
+    one = next(row for row in rows if row["split"] == "test")
+    one["group"] = "alone"
+    one["label"] = str((int(one["label"]) + 1) % 10)  # so that it is wrong
+    with Path("alone.csv").open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "path": data.parent / row["path"]} for row in rows)
+    found = report([*EVALUATE, "--data", "csv:alone.csv", "--groups"], capsys)
+    assert any("the worst group, alone, has 1 images" in note for note in found["notes"])
+
+
 def test_the_same_seed_gives_the_same_report() -> None:
     from modeledit import demo
     from modeledit.attacks.pgd import Pgd
@@ -199,6 +239,9 @@ def test_the_same_seed_gives_the_same_report() -> None:
         (["--attack", "fgsm", "--steps", "3"], ["fgsm has no option 'steps'", "one of eps, norm"]),
         (["--attack", "pgd", "--attack-arg", "steps='x'"], ["steps='x' is not allowed"]),
         (["--attack", "pgd", "--attack-images", "0"], ["'0' is not allowed"]),
+        (["--attack", "pgd", "--norm", "l2"], ["--norm l2 measures all pixels", "--eps"]),
+        (["--attack", "square", "--queries", "5"], ["--attack-arg queries=N"]),
+        (["--groups", "--forget", "1"], ["class 1 is forgotten", "--positive"]),
     ],
 )
 def test_refused(args: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,3 +270,11 @@ def test_attacks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     named = [line.split()[0] for line in lines if not line.startswith("   ")]
     assert named == ["attacks:", "apgd", "fgsm", "pgd", "square"]
+
+
+def test_every_metric_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    from modeledit.games import RANGES
+    from modeledit.objectives.repairing import KEYS
+
+    assert main(["list", "metrics", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["metrics"]) == {*RANGES, *KEYS}

@@ -39,13 +39,13 @@ GROUPS = np.array(["a"] * 4 + ["b"] * 4)
 LABELS = np.array([0, 0, 1, 1, 0, 0, 1, 1])
 
 
-def seen(predicted, groups=GROUPS, **replay):
-    predicted = np.array(predicted)
+def seen(predicted, groups=GROUPS, times=1, **replay):
+    labels = np.tile(LABELS[: len(predicted)], times)
+    predicted = np.tile(np.array(predicted), times)
     n = len(predicted)
     numbers = np.ones(n, np.float32)
-    return Seen(
-        Predictions(LABELS[:n], predicted, numbers, numbers, np.arange(n)), groups, **replay
-    )
+    groups = groups if times == 1 else np.tile(groups, times)
+    return Seen(Predictions(labels, predicted, numbers, numbers, np.arange(n)), groups, **replay)
 
 
 def repairing(metric="worst-group", **limits):
@@ -71,7 +71,7 @@ def test_groups_too_small_for_a_gate_are_named_for_every_objective():
     labels = np.array([1] * 50 + [0] * 260)
     data = SimpleNamespace(test=SimpleNamespace(groups=groups, labels=labels))
     limits = Limits(max_forget=0.1, max_retain_drop=0.1, max_group_drop=0.01)
-    (note,) = Forgetting(limits, Aspects(positive=1), (1,)).doubts(data)
+    (note,) = Forgetting(limits, Aspects(positive=0), (1,)).doubts(data)
     assert note == "under 150 test images, so reported and not gated: a"
     assert repairing(max_group_drop=0.01).doubts(data) == ()
     groups[0] = "b"
@@ -109,9 +109,25 @@ def test_a_trial_keeps_a_margin_to_both_gates():
         trial = repairing(max_drop=limit).trial(1, 1, seen(BEFORE), seen(lost), errors)
         assert trial.feasible == feasible
     # A group's gate judges two standard errors below its drop: one of them is kept as margin.
-    for limit, errors, feasible in ((0.26, 1.0, True), (0.24, 1.0, False), (0.26, 2.0, False)):
-        trial = repairing(max_group_drop=limit).trial(1, 1, seen(BEFORE), seen(lost), errors)
+    # Ten times the images: standard error .079.
+    before, after = (seen(answers, times=10) for answers in (BEFORE, lost))
+    for limit, errors, feasible in ((0.43, 1.0, True), (0.41, 1.0, False), (0.43, 2.0, False)):
+        trial = repairing(max_group_drop=limit).trial(1, 1, before, after, errors)
         assert trial.feasible == feasible
+
+
+def test_a_handful_of_images_does_not_decide_what_harms_a_group():
+    lost = [0, 0, 1, 0, 1, 1, 0, 0]
+    for times, feasible in ((4, True), (5, False)):  # b has 16 images, or 20
+        before, after = (seen(answers, times=times) for answers in (BEFORE, lost))
+        trial = repairing(max_group_drop=0.01).trial(1, 1, before, after, 1.0)
+        assert trial.feasible == feasible
+        assert (trial.most_harmed, trial.group_drop) == ("b", 0.5)
+
+
+def test_groups_are_not_compared_by_a_class_that_is_forgotten():
+    with pytest.raises(ModelEditError, match="class 1 is forgotten, so groups cannot be compared"):
+        Forgetting(Limits(max_forget=0.1, max_retain_drop=0.1), Aspects(positive=1), (0, 1))
 
 
 def test_metric_changes_are_differences_of_the_metrics():

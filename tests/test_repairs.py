@@ -18,10 +18,11 @@ from modeledit.checkpoint import verify
 from modeledit.data import load_data
 from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.aspects import Aspects
+from modeledit.eval.gates import Limits
 from modeledit.judging import Baseline
 from modeledit.pipeline import evaluate
 from modeledit.plugins import create
-from modeledit.targets import Accuracy
+from modeledit.targets import Accuracy, GroupRecall
 from modeledit.toys import everything
 
 ATTACK = Pgd(eps=32 / 255, steps=3, targeted=True)
@@ -121,7 +122,7 @@ def test_equalized_odds_are_scored_inside_the_groups(grouped):
 def test_groups_of_one_label_have_no_equalized_odds(place):
     loaded = demo.load(20)[0]
     data = load_data(f"csv:{place}", loaded.preprocessing, num_classes=10, group_column=("seven",))
-    with pytest.raises(DataError, match=r"no, yes lack images of label 7.*--group-column group"):
+    with pytest.raises(DataError, match=r"label 7 only, or none \(no, yes\).*--group-column group"):
         modeledit.repair_fairness(loaded, data, "equalized-odds", positive=7)
 
 
@@ -268,6 +269,68 @@ def test_unlearning_can_measure_and_gate_on_groups_and_attacks(
     assert report["after"]["forget"]["n"] > 0
     counted = sum(row["n"] for row in report["after"]["groups"])
     assert counted == report["after"]["retain"]["n"]  # what is forgotten harms no group
+
+
+def test_every_editing_verb_gates_on_groups_and_attacks(place, tmp_path, monkeypatch, capsys):
+    data = [*MODEL, "--data", f"csv:{place}", "--positive", "7", "--json"]
+    attack = ["--steps", "2", "--attack-images", "20", "--queries", "0", "--eps", "32/255"]
+    gates = ["--max-group-drop", "0.5", "--max-attack-success", "0"]
+    score = ["score", *MODEL, "--data", f"csv:{place}", "--target", "class:3", "-o", "s"]
+    assert run([*score, "--scorer", "magnitude"], tmp_path, monkeypatch, capsys)[0] == 0
+    for verb in (
+        ["edit", "--scores", "s", "--strength", "0.001", "--measure", "groups,attack"],
+        ["repair", "--scorer-arg", "rounds=2", "--attack", "pgd"],
+        ["harden", "--scorer", "stepwise-peps", "--scorer-arg", "rounds=2", "--groups"],
+    ):
+        code, out, _ = run([*verb, *data, *attack, *gates], tmp_path, monkeypatch, capsys)
+        named = {gate["name"].partition(" of ")[0] for gate in json.loads(out)["gates"]}
+        assert code == 1
+        assert {"sure recall drop", "replayed attack success"} <= named, verb
+
+
+def test_what_is_forgotten_is_no_success_of_an_attack(plain):
+    """Neither on the validation images, where the strength is chosen, nor on the test images."""
+    aspects = Aspects(attack=Pgd(eps=2 / 255, steps=1), images=150, queries=0)
+    result = modeledit.unlearn(
+        plain.loaded, plain.data, 3, aspects=aspects, limits=Limits(max_attack_success=0.1),
+        max_retain_drop=0.1, scorer=create("scorers", "stepwise-peps", {"rounds": 12}),
+        baseline=plain,
+    )  # fmt: skip
+    assert any(trial.feasible and trial.forget < 0.05 for trial in result.report.search)
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_what_is_kept_is_sampled_beside_the_target(resume, tmp_path, monkeypatch, capsys):
+    args = ["score", "--demo", "--limit", "40", "--target", "class:3", "--keep", "accuracy"]
+    args += ["--scorer", "neuron-shapley", "--budget", "30", "--scorer-arg", "layers=stem*"]
+    args += ["--scorer-arg", "prior=False", "-o", "s", *resume]
+    code, _, err = run(args, tmp_path, monkeypatch, capsys)
+    assert (code, "error" in err) == (0, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_what_cannot_be_kept_is_refused_before_anything_is_scored(plain, monkeypatch):
+    monkeypatch.setattr("modeledit.scorers.leave_one_out._losses", None)  # would fail if asked
+    for name, keep, said in (
+        ("leave-one-out", GroupRecall("worst"), "needs groups, and the data has none"),
+        ("gate-ig", GroupRecall("worst"), "needs groups, and the data has none"),
+    ):
+        with pytest.raises(ModelEditError, match=said):
+            modeledit.unlearn(
+                plain.loaded, plain.data, 3, keep=keep, scorer=create("scorers", name, {}),
+                editor="mean-ablate", strength=1, baseline=plain,
+            )  # fmt: skip
+
+
+def test_a_group_is_kept_by_shapley_values(grouped):
+    scorer = create(
+        "scorers", "neuron-shapley", {"evaluations": 20, "prior": False, "layers": "stem*"}
+    )
+    result = modeledit.unlearn(
+        grouped.loaded, grouped.data, 3, keep=GroupRecall("worst"), scorer=scorer,
+        editor="mean-ablate", strength=1, baseline=grouped,
+    )  # fmt: skip
+    assert result.scores.header["keep"] == "group:worst"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,14 @@ class Aspects:
         if self.rival is not None and self.attack is None:
             raise ModelEditError("another network to take images from needs an attack: name one")
 
+    def check(self, target: Target | None) -> None:
+        """Refuse to compare groups by a class that is forgotten: its images are left out."""
+        if isinstance(target, ForgetClass) and self.positive in target.classes:
+            raise ModelEditError(
+                f"class {self.positive} is forgotten, so groups cannot be compared by it: name "
+                "another one with --positive"
+            )
+
 
 def required(attack: Attack | None) -> Attack:
     """The attack; what needs one and has none is refused."""
@@ -168,13 +176,14 @@ def under_attack(
     )
 
 
-def attack_notes(found: AttackMetrics) -> tuple[str, ...]:
-    """What the reader of the numbers must know: what is missing, and what masks gradients."""
+def attack_notes(found: AttackMetrics, where: str = "") -> tuple[str, ...]:
+    """What the reader of the numbers must know: what is missing, and what masks gradients. where:
+    which of two networks they are of, such as " on the edited network"."""
     notes = []
     if found.success_rate is None:
         notes.append(
-            f"{found.name}: none of {found.n} images is classified correctly, so that no attack "
-            "can succeed on any: its success rate is missing"
+            f"{found.name}{where}: none of {found.n} images is classified correctly, so that no "
+            "attack can succeed on any: its success rate is missing"
         )
     warnings = (found.masked_gradients or {}).get("warnings", ())
-    return (*notes, *(f"{found.name}: {warning}" for warning in warnings))
+    return (*notes, *(f"{found.name}{where}: {warning}" for warning in warnings))

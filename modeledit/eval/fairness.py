@@ -30,6 +30,7 @@ from modeledit.eval.rates import (
     worst,
 )
 
+TELLING = 20  # images of a group, of which fewer tell nothing
 RELIABLE = 150  # images of a group, below which it is reported and not gated
 _LEVELS, _PAIRED = 0xFA1, 0xFA2  # keep the draws apart from others of the same seed
 _RULES_OUT = {
@@ -112,6 +113,16 @@ class Fairness:
             f"{' and '.join(_RULES_OUT[rate])} over these groups; use {advice}"
             for rate, why in lack.items()
             if rate in self.missing
+        )
+
+    def few(self) -> tuple[str, ...]:
+        """One line where the worst group is a handful of images."""
+        (n,) = (group.n for group in self.groups if group.name == self.metrics.worst_group)
+        if n >= TELLING:
+            return ()
+        return (
+            f"the worst group, {self.metrics.worst_group}, has {n} images, in which one decides: "
+            "merge it with another, or leave it out",
         )
 
     def certain(self) -> tuple[str, ...]:

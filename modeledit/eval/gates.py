@@ -39,11 +39,16 @@ class Limits:
     def refuse_unmeasured(self, *, groups: bool, attack: bool) -> None:
         """A limit on what is not measured would never fail."""
         if self.max_group_drop is not None and not groups:
-            raise ModelEditError("--max-group-drop needs groups: add --measure groups, or drop it")
+            raise ModelEditError(
+                "--max-group-drop needs groups: add --measure groups (harden: --groups), or drop it"
+            )
         for name in ("max_attack_success", "max_adaptive_success"):
             if getattr(self, name) is not None and not attack:
                 flag = name.replace("_", "-")
-                raise ModelEditError(f"--{flag} needs an attack: add --measure attack, or drop it")
+                raise ModelEditError(
+                    f"--{flag} needs an attack: add --measure attack (repair: --attack pgd), or "
+                    "drop it"
+                )
 
 
 def judge(

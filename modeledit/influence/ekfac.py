@@ -171,11 +171,13 @@ def _eigenvectors(matrix: Tensor | None) -> Tensor:
     # Eigenvectors are those of any multiple; a mean entry of 1 keeps float32 in range.
     scaled = matrix / (matrix.diagonal().mean() + torch.finfo(matrix.dtype).tiny)
     # In float32 LAPACK can fail on a matrix of low rank: by an error, or by NaN on some processors.
+    vectors: Tensor
     with suppress(RuntimeError):
-        vectors: Tensor = torch.linalg.eigh(scaled).eigenvectors
+        vectors = torch.linalg.eigh(scaled).eigenvectors
         if bool(vectors.isfinite().all()):
             return vectors
-    return torch.linalg.eigh(scaled.double()).eigenvectors.to(matrix.dtype)
+    vectors = torch.linalg.eigh(scaled.double()).eigenvectors.to(matrix.dtype)
+    return vectors
 
 
 def _with_one(inputs: Tensor, bias: bool) -> Tensor:

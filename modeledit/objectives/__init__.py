@@ -19,7 +19,7 @@ import numpy.typing as npt
 from modeledit.errors import ModelEditError
 from modeledit.eval.aspects import Aspects, counted
 from modeledit.eval.attacks import Adversarial
-from modeledit.eval.fairness import RELIABLE
+from modeledit.eval.fairness import RELIABLE, TELLING
 from modeledit.eval.gates import Limits, judge
 from modeledit.eval.predictions import Predictions
 from modeledit.eval.rates import Names
@@ -90,6 +90,7 @@ class Objective(ABC):
     def __post_init__(self) -> None:
         groups, attack = self.aspects.positive is not None, self.aspects.attack is not None
         self.limits.refuse_unmeasured(groups=groups, attack=attack)
+        self.aspects.check(self.target)
 
     @property
     @abstractmethod
@@ -171,7 +172,8 @@ class Objective(ABC):
 
     def keeps(self, before: Seen, after: Seen, errors_kept: float) -> bool:
         """Whether a trial keeps the limits, but for those of forgotten classes: each with a margin
-        of `errors_kept` standard errors to where the gate would fail."""
+        of `errors_kept` standard errors to where the gate would fail. Groups of a few images, in
+        which one decides, are left to the report: the gate leaves out those under 150."""
         limits = self.limits
         if limits.max_drop is not None:
             drop, error = paired_drop(before.answers.correct, after.answers.correct)
@@ -179,7 +181,7 @@ class Objective(ABC):
                 return False
         if limits.max_group_drop is not None and before.groups is not None:
             sure = errors_kept - BEYOND_DOUBT
-            drops = group_drops(before, after, self.target)
+            drops = group_drops(before, after, self.target, least=TELLING)
             if any(drop + sure * error > limits.max_group_drop for _, drop, error in drops):
                 return False
         if limits.max_attack_success is not None and after.replayed is not None:
@@ -191,8 +193,11 @@ class Objective(ABC):
         return self.limits.max_attack_success is None or success <= self.limits.max_attack_success
 
 
-def group_drops(before: Seen, after: Seen, target: Target) -> list[tuple[str, float, float]]:
-    """(name, recall lost, its paired standard error) of each group, without what is forgotten."""
+def group_drops(
+    before: Seen, after: Seen, target: Target, least: int = 1
+) -> list[tuple[str, float, float]]:
+    """(name, recall lost, its paired standard error) of each group of at least that many images,
+    without what is forgotten."""
     groups, answers = before.groups, before.answers
     if groups is None:
         raise ModelEditError("no groups were measured: ask for them")
@@ -200,7 +205,8 @@ def group_drops(before: Seen, after: Seen, target: Target) -> list[tuple[str, fl
     rows = []
     for name in np.unique(groups[shown]).tolist():
         own = shown & (groups == name)
-        rows.append((name, *paired_drop(answers.correct[own], after.answers.correct[own])))
+        if own.sum() >= least:
+            rows.append((name, *paired_drop(answers.correct[own], after.answers.correct[own])))
     return rows
 
 

@@ -59,10 +59,10 @@ class Hardening(Objective):
         rows = (predicted == wanted) & (predicted != made.labels) & torch.from_numpy(made.correct)
         if not bool(rows.any()):
             attack = required(self.aspects.attack)
+            untargeted = ", or drop --targeted" if attack.targeted else ""
             raise DataError(
                 f"{attack.name} succeeds on none of {len(made)} training images: there is nothing "
-                f"to remove; give a larger --eps than {attack.eps:.4g}, more --steps, or drop "
-                "--targeted"
+                f"to remove; give a larger --eps than {attack.eps:.4g} or more --steps{untargeted}"
             )
         attacked = TensorDataset(network.inputs(made.changed[rows]), wanted[rows])
         return Split.of(attacked, "train, attacked"), baseline.data.train

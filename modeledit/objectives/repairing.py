@@ -82,9 +82,9 @@ class Repairing(Objective):
                 instead = suggested(data, self.positive)
                 advice = f"--group-column {instead[0]}" if instead else "another --group-column"
                 raise DataError(
-                    f"{self.metric} compares true and false positive rates, and in the "
-                    f"{split.name} split {', '.join(lacking)} lack images of label {self.positive} "
-                    f"or of any other: use {advice}, or --metric worst-group"
+                    f"{self.metric} compares true and false positive rates, and groups of the "
+                    f"{split.name} split have images of label {self.positive} only, or none "
+                    f"({', '.join(lacking)}): use {advice}, or --metric worst-group"
                 )
 
     def scored(self, baseline: Baseline, runtime: Runtime) -> tuple[Split, Split | None]:

@@ -93,9 +93,9 @@ REPAIRED = (
 )
 HARDENED = (
     "## Limits\n\n"
-    "Images that one attack made for the original network do less to this one. That is all: an "
-    "attacker who has these weights makes new images, and the row of images made anew says how "
-    "far they get; a stronger attack gets further. Other attacks were not tried."
+    "The numbers say what images that one attack made for the original network do to this one. "
+    "That is all: an attacker who has these weights makes new images, and the row of images made "
+    "anew says how far they get; a stronger attack gets further. Other attacks were not tried."
 )
 
 

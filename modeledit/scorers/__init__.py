@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import modeledit
 from modeledit import plugins
 from modeledit.data import Split
-from modeledit.errors import ModelEditError
+from modeledit.errors import DataError, ModelEditError
 from modeledit.runtime import Runtime
-from modeledit.targets import Accuracy, ForgetClass, Target
+from modeledit.targets import Accuracy, ForgetClass, GroupRecall, Target
 from modeledit.types import Granularity, Scores
 from modeledit.units import Anatomy, limited, survey
 
@@ -101,7 +101,7 @@ class Scorer(ABC):
         retain: images that must not suffer, where they are no part of the split.
         """
         runtime = runtime or Runtime()
-        self._check(split, target, runtime)
+        self.check(split, target, runtime)
         work = copy.deepcopy(model).to(runtime.device).eval()
         anatomy = survey(work, split.example())
         if layers is not None:
@@ -117,7 +117,8 @@ class Scorer(ABC):
             pins=_finite(found.pins),
         )
 
-    def _check(self, split: Split, target: Target, runtime: Runtime) -> None:
+    def check(self, split: Split, target: Target, runtime: Runtime) -> None:
+        """Refuse what cannot be scored for the target, before anything is computed."""
         if self.granularity not in self.granularities:
             allowed = " or ".join(self.granularities)
             raise ModelEditError(f"{self.name} scores by {allowed}, not by {self.granularity!r}")
@@ -135,6 +136,11 @@ class Scorer(ABC):
             raise ModelEditError(f"{what} is for scorers that sample, which {self.name} does not")
         if not target.mask(split.labels).any():
             raise ModelEditError(f"the {split.name} split has no example of {target}")
+        if isinstance(target, GroupRecall) and split.groups is None:
+            raise DataError(
+                f"target {target} needs groups, and the data has none: name their column with "
+                "--group-column, or choose another target"
+            )
 
     def _header(self, split: Split, target: Target, runtime: Runtime) -> dict[str, Any]:
         return {

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from modeledit.data import Split
 from modeledit.gate_orders import gate_orders, pilot_passes
 from modeledit.gate_path import gate_ig
+from modeledit.runtime import Runtime
 from modeledit.scorers import Found, Job, Scorer
 from modeledit.scorers._games import EVERY, Value, check_pins, found, lay, oriented
 from modeledit.scorers._options import choice, flag, refuse, whole
@@ -66,6 +68,15 @@ class GateIg(Scorer):
         check_pins(self.pins_from, self.value)
         flag("selective", self.selective)
 
+    def check(self, split: Split, target: Target, runtime: Runtime) -> None:
+        """See the base."""
+        super().check(split, target, runtime)
+        refuse(
+            target == GroupRecall("worst"),
+            "gate-ig needs slopes, which the worst of several groups has not: use the target group "
+            "(their mean), or neuron-shapley",
+        )
+
     def passes(self, shown: int, others: int, tensors: int) -> int:
         """See the base."""
         del tensors
@@ -78,11 +89,6 @@ class GateIg(Scorer):
 
     def run(self, job: Job) -> Found:
         """A forward and a backward pass a step, for each image."""
-        refuse(
-            job.target == GroupRecall("worst"),
-            "gate-ig needs slopes, which the worst of several groups has not: use the target group "
-            "(their mean), or neuron-shapley",
-        )
         table = lay(
             job,
             self.metric,
