@@ -41,10 +41,11 @@ from modeledit import demo
 from modeledit.attacks import PixelModel
 from modeledit.attacks.pgd import Pgd
 from modeledit.data import Split
-from modeledit.defaults import CANDIDATES
+from modeledit.defaults import ALL_LAYERS, CANDIDATES, ON_THE_WAY
 from modeledit.eval.attacks import AttackOutcome, craft, outcome
 from modeledit.judging import Baseline
 from modeledit.models import LoadedModel
+from modeledit.objectives.hardening import on_the_way
 from modeledit.plugins import create
 from modeledit.runtime import Runtime
 from modeledit.surgery import apply
@@ -55,6 +56,7 @@ RESULTS = Path(__file__).parent / "results"
 LARGE = 16  # ImageNet-sized images at a time: more of them leave the processor's cache
 METHODS: Mapping[str, tuple[str, Mapping[str, Any], str]] = {  # scorer, options, editor
     **{name: (*CANDIDATES["harden"][ours], "zero") for name, ours in OURS.items()},
+    "stepwise-peps, on the way": ("stepwise-peps", ALL_LAYERS | ON_THE_WAY, "zero"),
     "gate-ig, filters": ("gate-ig", {"granularity": "filter"}, "mean-ablate"),
     "norm, filters": ("magnitude", {"granularity": "filter"}, "mean-ablate"),
     "random, filters": ("random", {"granularity": "filter"}, "mean-ablate"),
@@ -87,9 +89,7 @@ class Study:
             self.test.again(self.attack, pixels(other), self.runtime) if other is not None else None
         )
         rows = torch.from_numpy(outcome(network, train, self.runtime).succeeded)
-        assert train.targets is not None
-        shown = TensorDataset(network.inputs(train.changed[rows]), train.targets[rows])
-        self.attacked = Split.of(shown, "train")
+        self.attacked = train.subset(rows.nonzero()[:, 0])
         self.before = {
             name: self.replayed(self.loaded.module, name) for name in ("validation", "test")
         }
@@ -102,12 +102,19 @@ class Study:
         found = self.validation if split == "validation" else self.test
         return outcome(self.pixels(module), found, self.runtime, among=found.correct)
 
+    def shown(self, along: int) -> Split:
+        """The images to score on, as the network takes them, labelled with their targets."""
+        targets = self.attacked.targets
+        assert targets is not None
+        ways = self.pixels(self.loaded.module).inputs(on_the_way(self.attacked, along))
+        return Split.of(TensorDataset(ways, targets.repeat_interleave(along)), "train")
+
     def scores(self, name: str, options: Mapping[str, Any]) -> Scores:
         scorer = create("scorers", name, options)
         if AttackSuccess in scorer.targets:
             retain = self.data.train if name == "stepwise-peps" else None
-            given = (self.loaded.module, self.attacked, AttackSuccess(), self.runtime)
-            return scorer(*given, retain=retain)
+            given = (self.shown(scorer.steps_along()), AttackSuccess(), self.runtime)
+            return scorer(self.loaded.module, *given, retain=retain)
         return scorer(self.loaded.module, self.data.train, Accuracy(), self.runtime)
 
     def run(self, method: str) -> dict[str, Any]:

@@ -82,10 +82,9 @@ def attack(found: AttackMetrics) -> Table:
     if found.transfer_from is not None:
         name = f"success rate, from {short(found.transfer_from, NAME)}"
         rows.append((name, found.transfer_success_rate, "transfer_success_rate"))
-    counted = {"success_rate": found.attacked, "transfer_success_rate": found.replay_attacked}
     made = table(attack_name(found), "value", "95 %", "images")
     for name, value, key in rows:
-        images = f"{counted.get(key, found.n):,}"
+        images = f"{_images(found, key):,}"
         made.add_row(name, percent(value), between(found.ci95.get(key)), images)
     return made
 
@@ -177,14 +176,23 @@ def _attack_compared(before: AttackMetrics, after: AttackMetrics) -> Table:
     ]
     if before.transfer_from is not None:
         rows.insert(
-            3, (f"success, from {short(before.transfer_from, NAME)}", "transfer_success_rate")
+            3, (f"success, from {short(before.transfer_from, 15)}", "transfer_success_rate")
         )
-    made = table(attack_name(before), "before", "after", "change", "95 % after")
+    made = table(attack_name(before), "before", "after", "change", "95 % after", "images")
     for name, key in rows:
         old, new = getattr(before, key), getattr(after, key)
         change = None if old is None or new is None else new - old
-        made.add_row(name, percent(old), percent(new), points(change), between(after.ci95.get(key)))
+        interval = between(after.ci95.get(key))
+        images = f"{_images(after, key):,}"
+        made.add_row(name, percent(old), percent(new), points(change), interval, images)
     return made
+
+
+def _images(found: AttackMetrics, rate: str) -> int:
+    """How many a rate is a share of: successes are of those classified correctly when clean."""
+    if rate == "success_rate":
+        return found.attacked
+    return found.n if rate.endswith("accuracy") else found.replay_attacked
 
 
 def signed(interval: Interval) -> str:

@@ -38,7 +38,7 @@ def scored(
         scorer.check(baseline.data.train, keep, apart(runtime))
     module, split, retain = baseline.loaded.module, baseline.data.train, None
     if objective is not None:
-        split, retain = objective.scored(baseline, runtime)
+        split, retain = objective.scored(baseline, runtime, scorer.steps_along())
     names, said = None, objective.header() if objective is not None else {}
     if layers is not None:
         chosen = layer_choice.choose(layers, module, split, target, runtime)

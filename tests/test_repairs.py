@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from grouped_cases import MODEL, manifest
 from modeledit.cli.main import main
 
@@ -20,8 +21,10 @@ from modeledit.errors import DataError, ModelEditError
 from modeledit.eval.aspects import Aspects
 from modeledit.eval.gates import Limits
 from modeledit.judging import Baseline
+from modeledit.objectives.hardening import on_the_way
 from modeledit.pipeline import evaluate
 from modeledit.plugins import create
+from modeledit.runtime import Runtime
 from modeledit.targets import Accuracy, GroupRecall
 from modeledit.toys import everything
 
@@ -146,6 +149,27 @@ def test_a_hardened_checkpoint_has_its_card(hardened, tmp_path):
     card = (out / "README.md").read_text()
     assert "made anew" in card
     assert "an attacker who has these weights" in card
+
+
+def test_images_on_the_way_to_the_attacked_ones(plain):
+    made = plain.crafted(Aspects(attack=ATTACK, images=10), plain.data.train, Runtime())
+    ways = on_the_way(made, 4).unflatten(0, (10, 4))
+    for step in range(4):
+        want = made.clean + (step + 1) / 4 * (made.changed - made.clean)
+        torch.testing.assert_close(ways[:, step], want)
+    assert torch.equal(on_the_way(made, 1), made.changed)
+
+
+def test_hardening_scores_on_the_way(plain):
+    scorer = create("scorers", "stepwise-peps", {"rounds": 2, "along": 3, "deepest": 2.0})
+    result = modeledit.harden(
+        plain.loaded, plain.data, ATTACK, scorer=scorer, strength=20, aspects=FEW, baseline=plain
+    )
+    whole = create("scorers", "stepwise-peps", {"rounds": 2})
+    other = modeledit.harden(
+        plain.loaded, plain.data, ATTACK, scorer=whole, strength=20, aspects=FEW, baseline=plain
+    )
+    assert result.scores.header["examples"] == 3 * other.scores.header["examples"]
 
 
 def test_units_weighed_against_accuracy(plain):

@@ -44,7 +44,7 @@ def score(model, target=TARGET, count=24, **options):
     return scorer(model, Split.of(images(count)), target, BATCH)
 
 
-def losses(model, target, kappa=2.0):
+def losses(model, target, kappa=2.0, deepest=math.inf):
     """L_f, and L_r as a sum, of the images one by one, in the model's own dtype."""
     kind = next(model.parameters()).dtype
     forget, retain = [], []
@@ -52,7 +52,8 @@ def losses(model, target, kappa=2.0):
         logits = model(image[None].to(kind))[0]
         if int(label) in target.classes:
             rest = torch.cat([logits[:label], logits[label + 1 :]]).logsumexp(0)
-            forget.append(F.softplus(logits[label] - rest + kappa))
+            if logits[label] - rest <= deepest:
+                forget.append(F.softplus(logits[label] - rest + kappa))
         else:
             retain.append(F.cross_entropy(logits[None], label[None]))
     return torch.stack(forget).mean(), torch.stack(retain).sum(), len(retain)
@@ -63,11 +64,11 @@ def forgotten_loss(model):
         return float(losses(copy.deepcopy(model).eval(), TARGET)[0])
 
 
-def reference(model, names, target, kappa, lam):
+def reference(model, names, target, kappa, lam, deepest=math.inf):
     """The docstring's formula in float64 with the retained images as the one group."""
     model = copy.deepcopy(model).double().eval()
     parameters = [model.get_parameter(name) for name in names]
-    forget, retain, count = losses(model, target, kappa)
+    forget, retain, count = losses(model, target, kappa, deepest)
     theta = torch.cat([p.detach().flatten() for p in parameters])
     g_forget, g_group = (
         torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
@@ -89,6 +90,28 @@ def test_first_score_is_the_formula(name, target, kappa, lam):
     torch.testing.assert_close(found, want.float(), rtol=2e-3, atol=1e-5)
     first = torch.cat([scores.values[weight].flatten() for weight in weights]).argmax()
     assert first == want.argmax()
+
+
+def test_images_deeper_than_deepest_wait():
+    model = copy.deepcopy(net("norm")).eval()
+    margins = []
+    for image, label in images():
+        logits = model(image[None])[0].detach()
+        if int(label) == 1:
+            rest = torch.cat([logits[:label], logits[label + 1 :]]).logsumexp(0)
+            margins.append(float(logits[label] - rest))
+    model.get_parameter("head.bias").data[1] += 2.0 - min(margins)  # so that all are above 0
+    margins = sorted(margin + 2.0 - min(margins) for margin in margins)
+    deepest = (margins[2] + margins[3]) / 2
+    scores = score(model, rounds=1, deepest=deepest)
+    weights = list(scores.raw)
+    found = torch.cat([scores.raw[weight].flatten() for weight in weights])
+    want = reference(model, weights, TARGET, 2.0, 5.0, deepest)
+    torch.testing.assert_close(found, want.float(), rtol=2e-3, atol=1e-5)
+    other = reference(model, weights, TARGET, 2.0, 5.0)
+    assert not torch.allclose(found, other.float(), rtol=2e-3, atol=1e-5)
+    nobody = score(model, rounds=3, deepest=margins[0] / 2)
+    assert nobody.header["steps"] == []  # all wait: there is no loss to lower
 
 
 def test_groups_of_32_are_squared_apart():
@@ -248,12 +271,13 @@ def test_the_estimate_bounds_what_it_took():
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *[(option, value) for option in ("inputs", "retain_inputs", "rounds")
+        *[(option, value) for option in ("inputs", "retain_inputs", "rounds", "along")
           for value in (0, -1, 2.5, True, "3")],
         *[("cache_mb", value) for value in (-1, 1.5)],
         *[(option, value) for option in ("kappa", "lam", "enough")
           for value in (-0.1, float("nan"), float("inf"), "1")],
-        *[("step", value) for value in (0, -0.5, float("nan"), float("inf"), "1")],
+        *[(option, value) for option in ("step", "deepest")
+          for value in (0, -0.5, float("nan"), float("inf"), "1")],
         *[(option, value) for option in ("share", "fraction", "gain")
           for value in (0, -0.5, 1.5, float("nan"))],
     ],

@@ -106,10 +106,12 @@ class Objective(ABC):
         """Refuse data on which the objective cannot be scored, searched or judged."""
         del data
 
-    def scored(self, baseline: Baseline, runtime: Runtime) -> tuple[Split, Split | None]:
+    def scored(
+        self, baseline: Baseline, runtime: Runtime, along: int = 1
+    ) -> tuple[Split, Split | None]:
         """The images of the training split that show the target, and those that must not suffer,
-        where they are no part of the first."""
-        del runtime
+        where they are no part of the first. along: images shown of each that was attacked."""
+        del runtime, along
         return baseline.data.train, None
 
     def header(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from modeledit.errors import DataError
@@ -19,6 +20,7 @@ from modeledit.targets import AttackSuccess, Target
 
 if TYPE_CHECKING:
     from modeledit.data import Split
+    from modeledit.eval.attacks import Adversarial
     from modeledit.judging import Baseline
 
 WEAKENED = "replay weakened"
@@ -45,7 +47,9 @@ class Hardening(Objective):
     def budget(self) -> float:
         return 1.0 if self.limits.max_drop is None else self.limits.max_drop
 
-    def scored(self, baseline: Baseline, runtime: Runtime) -> tuple[Split, Split | None]:
+    def scored(
+        self, baseline: Baseline, runtime: Runtime, along: int = 1
+    ) -> tuple[Split, Split | None]:
         """Adversarial images of the training split that do what the attacker wants, labelled with
         that: the target, or without one the class they are taken for. And the clean images."""
         from modeledit.data import Split
@@ -64,7 +68,9 @@ class Hardening(Objective):
                 f"{attack.name} succeeds on none of {len(made)} training images: there is nothing "
                 f"to remove; give a larger --eps than {attack.eps:.4g} or more --steps{untargeted}"
             )
-        attacked = TensorDataset(network.inputs(made.changed[rows]), wanted[rows])
+        ways = on_the_way(made.subset(rows.nonzero()[:, 0]), along)
+        labels = wanted[rows].repeat_interleave(along)
+        attacked = TensorDataset(network.inputs(ways), labels)
         return Split.of(attacked, "train, attacked"), baseline.data.train
 
     def header(self) -> dict[str, Any]:
@@ -135,6 +141,13 @@ class Hardening(Objective):
         interval = found.ci95.get("replay_success_rate") if found is not None else None
         noise = interval is not None and old <= interval[1]
         return beside(gates) or (IN_NOISE if noise else WEAKENED, why)
+
+
+def on_the_way(made: Adversarial, along: int) -> Tensor:
+    """(n * along, C, H, W) pixels: of each image those at 1/along, 2/along ... of its change."""
+    shares = torch.arange(1, along + 1).view(1, -1, 1, 1, 1) / along
+    ways = torch.lerp(made.clean[:, None], made.changed[:, None], shares)  # exact at both ends
+    return ways.flatten(0, 1)
 
 
 def _replayed(found: Measurement) -> float:

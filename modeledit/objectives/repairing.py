@@ -87,9 +87,11 @@ class Repairing(Objective):
                     f"({', '.join(lacking)}): use {advice}, or --metric worst-group"
                 )
 
-    def scored(self, baseline: Baseline, runtime: Runtime) -> tuple[Split, Split | None]:
+    def scored(
+        self, baseline: Baseline, runtime: Runtime, along: int = 1
+    ) -> tuple[Split, Split | None]:
         """The training split; its groups by label, where a metric looks inside them."""
-        del runtime
+        del runtime, along
         train = baseline.data.train
         if self.metric == "worst-group" or train.groups is None:
             return train, None

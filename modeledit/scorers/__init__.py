@@ -117,6 +117,10 @@ class Scorer(ABC):
             pins=_finite(found.pins),
         )
 
+    def steps_along(self) -> int:
+        """For attacks: images to show on the way from each clean image to the attacked one."""
+        return 1
+
     def check(self, split: Split, target: Target, runtime: Runtime) -> None:
         """Refuse what cannot be scored for the target, before anything is computed."""
         if self.granularity not in self.granularities:

@@ -46,6 +46,10 @@ class StepwisePeps(Scorer):
     share: scored are the last convolution and linear matrices before the classifier, as many as
         hold this share of all their weights.
     inputs, retain_inputs: images to draw from; each round sees a fresh `fraction` of them.
+    along: for attacks, images shown on the way from each clean image to the attacked one, which is
+        the last. deepest: in each round those of a larger margin wait, so that L_f is the mean over
+        the others; what an attack has pushed far into its target is then moved by its images at the
+        boundary, and waits for its turn. None: no image waits.
     """
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("weight",)
@@ -61,15 +65,19 @@ class StepwisePeps(Scorer):
     gain: float = 0.5
     step: float = 0.5
     enough: float = 0.03
+    along: int = 1
+    deepest: float | None = None
     cache_mb: int = 1024
 
     def __post_init__(self) -> None:
-        for option in ("inputs", "retain_inputs", "rounds"):
+        for option in ("inputs", "retain_inputs", "rounds", "along"):
             whole(option, getattr(self, option), 1)
         whole("cache_mb", self.cache_mb, 0)
         for option in ("kappa", "lam", "enough"):
             non_negative(option, getattr(self, option))
         positive("step", self.step)
+        if self.deepest is not None:
+            positive("deepest", self.deepest)
         for option in ("share", "fraction", "gain"):
             share(option, getattr(self, option))
 
@@ -78,6 +86,10 @@ class StepwisePeps(Scorer):
         del tensors
         pool = min(self.inputs, shown) + min(self.retain_inputs, others)
         return pool + math.ceil(3 * self.rounds * self.fraction * pool)
+
+    def steps_along(self) -> int:
+        """See the base."""
+        return self.along
 
     def run(self, job: Job) -> Found:
         """Play the edit through on the job's copy and write down when each weight went."""
@@ -174,11 +186,13 @@ class _Play:
             margin = scalar(
                 self._forget.logits(piece, self._runtime, backward=True), piece.labels, "margin"
             )
+            if self._options.deepest is not None:
+                margin = margin[margin.detach() <= self._options.deepest]
             loss = F.softplus(margin + self._options.kappa).sum()
             gradient += self.vector.gradient(loss)
             total += float(loss.detach())
-            count += len(piece.labels)
-        return total / count, gradient / count
+            count += len(margin)
+        return total / max(count, 1), gradient / max(count, 1)
 
     def _retain_gradient(self, number: int) -> Tensor:
         """The gradient of L_r on this round's images; its groups' squares are accumulated."""
