@@ -41,7 +41,7 @@ from modeledit import demo
 from modeledit.attacks import PixelModel
 from modeledit.attacks.pgd import Pgd
 from modeledit.data import Split
-from modeledit.defaults import ALL_LAYERS, CANDIDATES, ON_THE_WAY
+from modeledit.defaults import ALL_LAYERS, CANDIDATES, FEWER_IMAGES, ON_THE_WAY
 from modeledit.eval.attacks import AttackOutcome, craft, outcome
 from modeledit.judging import Baseline
 from modeledit.models import LoadedModel
@@ -56,7 +56,7 @@ RESULTS = Path(__file__).parent / "results"
 LARGE = 16  # ImageNet-sized images at a time: more of them leave the processor's cache
 METHODS: Mapping[str, tuple[str, Mapping[str, Any], str]] = {  # scorer, options, editor
     **{name: (*CANDIDATES["harden"][ours], "zero") for name, ours in OURS.items()},
-    "stepwise-peps, on the way": ("stepwise-peps", ALL_LAYERS | ON_THE_WAY, "zero"),
+    "stepwise-peps, on the way": ("stepwise-peps", ALL_LAYERS | FEWER_IMAGES | ON_THE_WAY, "zero"),
     "gate-ig, filters": ("gate-ig", {"granularity": "filter"}, "mean-ablate"),
     "norm, filters": ("magnitude", {"granularity": "filter"}, "mean-ablate"),
     "random, filters": ("random", {"granularity": "filter"}, "mean-ablate"),

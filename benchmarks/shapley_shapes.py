@@ -181,6 +181,20 @@ def show(result: dict[str, Any], file: Path) -> None:
     file.write_text("\n".join(text) + "\n")
 
 
+def draw(result: dict[str, Any], file: Path) -> None:
+    """The curves as a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, row), marker in zip(result["curve"].items(), "os^D", strict=True):
+        axes.plot(list(row), list(row.values()), marker=marker, markersize=4, label=name)
+    axes.set(xlabel="filters held at their mean", ylabel="test accuracy", ylim=(0, 1.02))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -201,6 +215,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--picture", type=Path, help="a PNG file for the curves")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -219,6 +234,8 @@ def main() -> None:
     file = options.results / f"shapley-shapes-{name}.json"
     file.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     show(result, file.with_suffix(".md"))
+    if options.picture is not None:
+        draw(result, options.picture)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ EPS, STEPS = 8 / 255, 20  # of the attack that `harden` begins with
 # network.
 ALL_LAYERS = {"share": 1.0, "step": 0.06, "kappa": 0.0, "lam": 20.0, "rounds": 30}
 # What an attack pushes far into its target is told apart by its images on the way there.
-ON_THE_WAY = {"along": 8, "deepest": 4.0, "inputs": 4096, "lam": 8.0, "retain_inputs": 2048,
-              "fraction": 0.25}  # fmt: skip
+ON_THE_WAY = {"along": 8, "deepest": 4.0, "inputs": 4096, "lam": 5.0, "rounds": 36}
 FEWER_IMAGES = {"retain_inputs": 2048, "fraction": 0.25}
 # {job: {candidate: (scorer, options)}}, the cheapest first.
 CANDIDATES: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {

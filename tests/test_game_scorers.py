@@ -280,6 +280,15 @@ def test_every_scorer_whose_values_add_up_takes_anothers_constants(tmp_path, nam
         score(name, value="beta", pins_from=str(path))
 
 
+@pytest.mark.parametrize("name", ["leave-one-out", "neuron-shapley", "stepwise-leave-one-out"])
+def test_memory_is_bounded_and_changes_no_value(name):
+    scores = [score(name, cache_mb=room) for room in (1024, 0)]
+    for layer, values in scores[0].raw.items():
+        torch.testing.assert_close(scores[1].raw[layer], values, atol=1e-6, rtol=1e-5)
+    with pytest.raises(ModelEditError, match="cache_mb=-1"):
+        score(name, cache_mb=-1)
+
+
 @pytest.mark.parametrize("estimator", ["tmab", "racing", "leverage-top"])
 def test_the_k_units_that_are_known_first_are_those_that_are_edited_first(estimator):
     scorer = plugins.create("scorers", "neuron-shapley", {"estimator": estimator, "k": 3})

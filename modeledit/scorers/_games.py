@@ -44,8 +44,8 @@ class Table:
     batches: tuple[Batch, ...]
     reading: Reading
 
-    def spec(self, job: Job) -> GameSpec:
-        """The game, for any process to open."""
+    def spec(self, job: Job, cache_mb: int) -> GameSpec:
+        """The game, for any process to open, which keeps that much between evaluations."""
         return GameSpec(
             job.model,
             job.anatomy,
@@ -54,6 +54,7 @@ class Table:
             self.batches,
             (self.reading,),
             device=str(job.runtime.device),
+            limit=cache_mb * 2**20,
         )
 
     def places(self, units: Sequence[Unit]) -> npt.NDArray[np.int64]:

@@ -28,6 +28,8 @@ class LeaveOneOut(Scorer):
     output over `calibration` images (mean), at what its own BatchNorm or bias adds (beta), or at 0
     after a BatchNorm (zero). No effect of a unit shows where another one stands in for it.
     pins_from: a Scores file whose constants are used instead, for scores that are to be merged.
+    cache_mb: memory for activations that are kept between evaluations; what does not fit is
+    computed again.
     """
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("filter",)
@@ -38,6 +40,7 @@ class LeaveOneOut(Scorer):
     layers: str = ""
     value: Value = "mean"
     calibration: int = 1024
+    cache_mb: int = 1024
     pins_from: str = ""
 
     def __post_init__(self) -> None:
@@ -45,6 +48,7 @@ class LeaveOneOut(Scorer):
         whole("images", self.images, 1)
         choice("value", self.value, Value)
         whole("calibration", self.calibration, 1)
+        whole("cache_mb", self.cache_mb, 0)
         check_pins(self.pins_from, self.value)
 
     def passes(self, shown: int, others: int, tensors: int) -> int:
@@ -67,7 +71,7 @@ class LeaveOneOut(Scorer):
             self.calibration,
             self.pins_from,
         )
-        game = table.spec(job).open(job.runtime)
+        game = table.spec(job, self.cache_mb).open(job.runtime)
         losses = _losses(game, job)
         header = {"engine": game.networks.path, "evaluations": game.players + 1}
         units = game.networks.units

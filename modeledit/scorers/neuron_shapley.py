@@ -83,7 +83,8 @@ class NeuronShapley(Scorer):
     others count 0. value: a pinned unit is held at its mean output over `calibration` images
     (mean), at what its own BatchNorm or bias adds (beta), or at 0 after a BatchNorm (zero).
     pins_from: a Scores file whose constants are used instead, so that scores made by several owners
-    of data are of the same game and can be merged.
+    of data are of the same game and can be merged. cache_mb: memory, of each process, for
+    activations that are kept between evaluations; what does not fit is computed again.
     selective: for class targets, `values` are an order of editing: the most effect on the class for
     the least on others, both measured anew as more and more units are pinned.
     `raw` is the plain value and `half_width` that of its confidence interval.
@@ -100,6 +101,7 @@ class NeuronShapley(Scorer):
     layers: str = ""
     value: Value = "mean"
     calibration: int = 1024
+    cache_mb: int = 1024
     pins_from: str = ""
     selective: bool = True
     prior: bool = True
@@ -119,6 +121,7 @@ class NeuronShapley(Scorer):
         choice("metric", self.metric, Literal["auto", "accuracy", "loss", "probability", "margin"])
         whole("images", self.images, 1)
         whole("calibration", self.calibration, 1)
+        whole("cache_mb", self.cache_mb, 0)
         if self.evaluations is not None:
             whole("evaluations", self.evaluations, 2)
         choice("value", self.value, Value)
@@ -148,7 +151,7 @@ class NeuronShapley(Scorer):
             self.calibration,
             self.pins_from,
         )
-        spec = table.spec(job)
+        spec = table.spec(job, self.cache_mb)
         game = spec.open(job.runtime)
         units = game.networks.units
         metric = table.reading.metric

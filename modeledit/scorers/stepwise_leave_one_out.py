@@ -49,7 +49,8 @@ class StepwiseLeaveOneOut(Scorer):
     images, retained: most that are read of the cells to change, and of others; of each as many.
     layers: comma-separated shell patterns, "" for all; units of others count 0. value: a pinned
     unit is held at its mean output over `calibration` images (mean), at what its own BatchNorm or
-    bias adds (beta), or at 0 after a BatchNorm (zero).
+    bias adds (beta), or at 0 after a BatchNorm (zero). cache_mb: memory for activations that are
+    kept between evaluations; what does not fit is computed again.
     """
 
     granularities: ClassVar[tuple[Granularity, ...]] = ("filter",)
@@ -65,12 +66,14 @@ class StepwiseLeaveOneOut(Scorer):
     layers: str = ""
     value: Value = "mean"
     calibration: int = 1024
+    cache_mb: int = 1024
 
     def __post_init__(self) -> None:
         for option in ("images", "retained", "rounds", "shortlist", "calibration"):
             whole(option, getattr(self, option), 1)
         if self.anchor is not None:
             non_negative("anchor", self.anchor)
+        whole("cache_mb", self.cache_mb, 0)
         positive("width", self.width)
         choice("value", self.value, Value)
 
@@ -107,7 +110,7 @@ class _Play:
 
     def __init__(self, options: StepwiseLeaveOneOut, job: Job, table: Table, cells: Cells) -> None:
         self._options, self._job, self._table, self._cells = options, job, table, cells
-        self._networks = table.spec(job).open(job.runtime).networks
+        self._networks = table.spec(job, options.cache_mb).open(job.runtime).networks
         self.units, self.engine = self._networks.units, self._networks.path
         self._places = table.places(self.units)
         gated = Gated.of(job.model, job.anatomy, table.layers, table.means)
