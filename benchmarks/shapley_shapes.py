@@ -29,8 +29,6 @@ import numpy as np
 import torch
 from filter_games import images_of, played
 from relabelled import answered
-from rich.console import Console
-from rich.table import Table
 from unlearning import HERE, load
 
 import modeledit
@@ -170,14 +168,10 @@ def show(result: dict[str, Any], file: Path) -> None:
     counts = [str(count) for count in next(iter(result["curve"].values()))]
     heads = ["removed", *counts]
     lines = [[n, *(f"{v:.3f}" for v in row.values())] for n, row in result["curve"].items()]
-    table = Table(*heads)
-    for line in lines:
-        table.add_row(*line)
-    Console().print(table)
     text = [f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *lines)]
     depths = ", ".join(f"{name} {value:.2f}" for name, value in result["depth"].items())
     text += ["", f"Mean depth of the top {counts[-1]}: {depths}."]
-    print(text[-1])
+    print("\n".join(text))
     file.write_text("\n".join(text) + "\n")
 
 
