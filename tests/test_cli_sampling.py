@@ -111,6 +111,18 @@ def test_what_was_sampled_outlives_a_failed_gate(capsys: pytest.CaptureFixture[s
     assert [path.name for path in Path().iterdir()] == [OUT.name]
 
 
+def test_two_processes_score_to_the_same_bytes() -> None:
+    args = [*SCORE, *SMALL, "--budget", "40", "--scorer-arg", "prior=False"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of two processes has, at least
+    try:
+        assert main([*args, "-o", "alone"]) == 0
+        assert main([*args, "--workers", "2", "-o", "together"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert Path("alone").read_bytes() == Path("together").read_bytes()
+
+
 def test_the_status_is_one_line_below_the_bar(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
