@@ -73,9 +73,10 @@ def estimated(
     passes = {
         "score": most_passes(layers, *behaviours[0])
         + sum(
-            scorer.passes(*each) + units * scorer.passes_per_unit(each[0])
+            scorer.passes(shown * _ways(scorer, one), others, tensors)
+            + units * scorer.passes_per_unit(shown)
             for scorer in scorers
-            for each in behaviours
+            for one, (shown, others, tensors) in zip(wanted, behaviours, strict=True)
         ),
         "search": searches * (trials + 1) * len(data.validation) if trials else 0,
         "edit": searches * (trials + 1) * editor.passes() if editor is not None else 0,
@@ -98,6 +99,11 @@ def estimated(
             (name, p.numel(), name in anatomy.parameters) for name, p in parameters.items()
         ),
     )
+
+
+def _ways(scorer: Scorer, target: Target) -> int:
+    """How many images are shown of each that shows the target."""
+    return scorer.steps_along() if isinstance(target, AttackSuccess) else 1
 
 
 def _each(aspects: Aspects) -> int:

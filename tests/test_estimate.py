@@ -44,6 +44,25 @@ def test_a_hardening_takes_no_more_than_was_said(aspects):
     assert said.passes["evaluate"] < 2 * result.report.cost.evaluate.passes
 
 
+def test_images_on_the_way_to_attacked_ones_are_counted():
+    aspects = Aspects(None, QUICK, 50, 0)
+    scorers = [
+        create("scorers", "stepwise-peps", {"rounds": 4, "along": along, "fraction": 1.0})
+        for along in (1, 8)
+    ]
+    one, said = (
+        estimated(LOADED, DATA, AttackSuccess(), [each], 0.001, Runtime(), aspects=aspects)
+        for each in scorers
+    )
+    more = 7 * 50  # once through the first layers, then forward and backward in every round
+    assert said.passes["score"] - one.passes["score"] == more + 3 * 4 * more
+    scorer = scorers[1]
+    result = modeledit.harden(
+        LOADED, DATA, QUICK, scorer=scorer, aspects=aspects, strength=0.001, max_drop=1
+    )
+    within(result.report.cost, said.passes)
+
+
 def test_an_attack_that_is_measured_is_counted():
     aspects = Aspects(None, Square(eps=0.1, queries=30), 20, 0)
     target = ForgetClass((3,))
