@@ -206,7 +206,7 @@ def test_parts_by_hand():
 
 @pytest.mark.parametrize("target", [WORST, MEAN], ids=str)
 def test_groups_are_needed(target):
-    with pytest.raises(DataError, match=f"^{target} compares groups.*--group-column$"):
+    with pytest.raises(DataError, match=f"^target {target} needs groups.*--group-column"):
         score(net("linear"), target, Split.of(images()))
 
 
