@@ -207,7 +207,9 @@ def test_the_worst_of_a_handful_is_told(data: Path, capsys: pytest.CaptureFixtur
         writer.writeheader()
         writer.writerows({**row, "path": data.parent / row["path"]} for row in rows)
     found = report([*EVALUATE, "--data", "csv:alone.csv", "--groups"], capsys)
-    assert any("the worst group, alone, has 1 images" in note for note in found["notes"])
+    assert any(
+        "the worst group, alone, is a handful of images (1)" in note for note in found["notes"]
+    )
 
 
 def test_the_same_seed_gives_the_same_report() -> None:

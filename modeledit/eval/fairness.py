@@ -121,8 +121,8 @@ class Fairness:
         if n >= TELLING:
             return ()
         return (
-            f"the worst group, {self.metrics.worst_group}, has {n} images, in which one decides: "
-            "merge it with another, or leave it out",
+            f"the worst group, {self.metrics.worst_group}, is a handful of images ({n}), in which "
+            "one decides: merge it with another, or leave it out",
         )
 
     def certain(self) -> tuple[str, ...]:

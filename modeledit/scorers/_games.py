@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,25 @@ from modeledit.units import Anatomy, Layer
 Value = Literal["mean", "beta", "zero"]
 EVERY: tuple[type[Target], ...] = (ForgetClass, Accuracy, GroupRecall, AttackSuccess)
 UNKNOWN = torch.finfo(torch.float32).max  # a half width of which nothing is known yet
+
+
+class Laid(Protocol):
+    """Options that say what is played. layers: comma-separated patterns, "" for all."""
+
+    @property
+    def layers(self) -> str: ...
+
+    @property
+    def value(self) -> Value: ...
+
+    @property
+    def images(self) -> int: ...
+
+    @property
+    def calibration(self) -> int: ...
+
+    @property
+    def pins_from(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -63,26 +82,18 @@ class Table:
         return np.array([at[unit] for unit in units], dtype=np.int64)
 
 
-def lay(
-    job: Job,
-    metric: Metric,
-    layers: str,
-    value: Value,
-    images: int,
-    calibration: int,
-    pins_from: str = "",
-) -> Table:
-    """The table for a job's target. `layers`: comma-separated patterns, "" for all."""
-    names = matching(job.anatomy, layers)
-    chosen = sample(job.split, job.target, images, job.runtime.seed)
+def lay(job: Job, metric: Metric, options: Laid) -> Table:
+    """The table for a job's target."""
+    names = matching(job.anatomy, options.layers)
+    chosen = sample(job.split, job.target, options.images, job.runtime.seed)
     batches, positions = numbered(chosen, job.runtime)
     groups = None if chosen.groups is None else chosen.groups[positions]
     read = reading(job.target, metric, chosen.labels[positions], groups)
     units = tuple(Unit(n, i) for n in names for i in range(job.anatomy.layers[n].units))
-    if pins_from:
-        held: Values = shared(job.anatomy, Path(pins_from), names)
+    if options.pins_from:
+        held: Values = shared(job.anatomy, Path(options.pins_from), names)
     else:
-        held = constants(job, value, names, calibration)
+        held = constants(job, options.value, names, options.calibration)
     return Table(names, units, held, batches, read)
 
 

@@ -89,15 +89,7 @@ class GateIg(Scorer):
 
     def run(self, job: Job) -> Found:
         """A forward and a backward pass a step, for each image."""
-        table = lay(
-            job,
-            self.metric,
-            self.layers,
-            self.value,
-            self.images,
-            self.calibration,
-            self.pins_from,
-        )
+        table = lay(job, self.metric, self)
         integrate = gate_orders if self.path == "orders" else gate_ig
         phi = integrate(
             job.model,

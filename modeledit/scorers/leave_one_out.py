@@ -62,15 +62,7 @@ class LeaveOneOut(Scorer):
 
     def run(self, job: Job) -> Found:
         """One evaluation a unit, of the part of the network behind it."""
-        table = lay(
-            job,
-            self.metric,
-            self.layers,
-            self.value,
-            self.images,
-            self.calibration,
-            self.pins_from,
-        )
+        table = lay(job, self.metric, self)
         game = table.spec(job, self.cache_mb).open(job.runtime)
         losses = _losses(game, job)
         header = {"engine": game.networks.path, "evaluations": game.players + 1}

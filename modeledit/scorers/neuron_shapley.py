@@ -142,15 +142,7 @@ class NeuronShapley(Scorer):
 
     def run(self, job: Job) -> Found:
         """As many evaluations as the budget or the estimator says."""
-        table = lay(
-            job,
-            self._metric(job.target),
-            self.layers,
-            self.value,
-            self.images,
-            self.calibration,
-            self.pins_from,
-        )
+        table = lay(job, self._metric(job.target), self)
         spec = table.spec(job, self.cache_mb)
         game = spec.open(job.runtime)
         units = game.networks.units
